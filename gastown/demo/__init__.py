@@ -1,0 +1,1 @@
+"""`gastown demo`: five real agents against a real daemon."""

@@ -1,0 +1,1 @@
+"""beads JSONL in and out."""

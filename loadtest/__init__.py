@@ -1,0 +1,1 @@
+"""Load tests for the coordinator (installed as gastown.loadtest)."""

@@ -1,0 +1,1 @@
+"""The profiler (installed as gastown.profiler)."""
