@@ -10,7 +10,9 @@ from typing import Any, Final, NamedTuple
 
 # ---------------------------------------------------------------- numbers that change behaviour
 
-RULES: Final = 1  # raised with every change of what a rule answers; never reused, so that old traces replay under old rules
+RULES: Final = (
+    1  # raised with every change of what a rule answers; never reused, so that old traces replay under old rules
+)
 SCHEMA: Final = 1  # number of the newest file in migrations/
 
 # ---------------------------------------------------------------- limits (unit in the name, reason beside it)
@@ -113,7 +115,9 @@ PINNED: Final = 1
 TEMPLATE: Final = 2
 EPHEMERAL: Final = 4
 DEAD_LETTER: Final = 8  # carries the label dead-letter
-FOREIGN: Final = 16  # the imported record has keys of its own called version, attempt or rig-like names we hide on the wire
+FOREIGN: Final = (
+    16  # the imported record has keys of its own called version, attempt or rig-like names we hide on the wire
+)
 
 DEAD_LETTER_LABEL: Final = "dead-letter"
 EXCLUDED_TYPES: Final = frozenset(
@@ -147,8 +151,10 @@ class Bead(NamedTuple):
     version: int
     last_seq: int  # seq of the event that wrote this row
     last_token: int | None  # the latest grant
-    last_end: str | None  # how that grant ended: completed, closed, failed, released, blocked, changed; None while unsettled
-    body_sha: bytes  # SHA-256 of the body
+    last_end: (
+        str | None
+    )  # how that grant ended: completed, closed, failed, released, blocked, changed; None while unsettled
+    body_sha: str  # SHA-256 of the body, first 32 hex digits
     # derived: rewritten without an event whenever readiness is decided anew
     ended: int  # closed, pinned or tombstone: blocks nobody
     hindered: int  # an edge of its own holds it
@@ -219,7 +225,6 @@ class Policy(NamedTuple):
     queue_depth_target: int = 10
     queue_depth_max: int = 100
     scale_cooldown_ms: int = 60_000
-    conditional_blocks_on_failure: int = 0
 
 
 class Event(NamedTuple):
@@ -234,7 +239,7 @@ class Event(NamedTuple):
     worker: str | None
     token: int | None
     data: str | None
-    image: bytes | None
+    image: str | None
 
 
 BEAT_FRACTION: Final = 5  # a worker beats every ttl/5: four may be lost before the deadline

@@ -36,7 +36,7 @@ CREATE TABLE bead (
   last_seq      INTEGER NOT NULL,
   last_token    INTEGER,
   last_end      TEXT,
-  body_sha      BLOB NOT NULL,
+  body_sha      TEXT NOT NULL,
   ended         INTEGER NOT NULL,
   hindered      INTEGER NOT NULL,
   state         TEXT NOT NULL,
@@ -94,16 +94,16 @@ CREATE TABLE event (
   worker TEXT,
   token  INTEGER,
   data   TEXT,
-  image  BLOB
+  image  TEXT
 ) STRICT;
 
--- One row a transaction: hash = SHA-256(previous hash, the turn's events).
+-- One row a transaction: hash = SHA-256(previous hash, the turn's events), see store.chain.
 CREATE TABLE turn (
   last_seq   INTEGER PRIMARY KEY,
   now_ms     INTEGER NOT NULL,
   epoch      INTEGER NOT NULL,
   token_high INTEGER NOT NULL,
-  hash       BLOB NOT NULL
+  hash       TEXT NOT NULL
 ) STRICT;
 
 -- Readiness to be decided anew, left over from a turn that had too many.

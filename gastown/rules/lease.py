@@ -1,0 +1,129 @@
+"""Who holds a bead, until when, and how a hold ends.
+
+Law: every grant, renewal, lapse and settlement is decided here. A token is good while it is the bead's latest grant
+and unsettled; the deadline only permits reassignment. A function that refuses has changed nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..model import Bead, Lease, Policy, Refused
+from .bead import state_of
+
+# how the last grant ended -> the reason a late caller is told
+REASONS: Final = {
+    "completed": "closed", "closed": "closed",
+    "released": "released", "failed": "released",
+    "blocked": "changed", "changed": "changed", "dead": "changed",
+}  # fmt: skip
+
+
+def lost_reason(bead: Bead, lease: Lease | None, token: int) -> str:
+    """Why `token` no longer rules the bead: superseded, released, closed or changed."""
+    if lease is not None:
+        return "superseded"
+    if bead.status in ("closed", "tombstone"):
+        return "closed"
+    if token == bead.last_token and bead.last_end is not None:
+        return REASONS[bead.last_end]
+    return "superseded"
+
+
+def lost(bead: Bead, lease: Lease | None, token: int) -> Refused:
+    """The refusal of a stale token. It never names a way to take the work back from its holder."""
+    reason = lost_reason(bead, lease, token)
+    return Refused(
+        "lease_lost",
+        "this token no longer holds the bead: stop working on it",
+        token=token,
+        current_token=lease.token if lease else None,
+        state=state_of(bead, lease),
+        reason=reason,
+        action="stop",
+    )
+
+
+def attempt_of(bead: Bead) -> int:
+    return bead.failures + bead.losses + 1
+
+
+def grant(bead: Bead, worker_id: str, worker_name: str, token: int, ttl_ms: int, now_ms: int, seq: int) -> Lease:
+    """A lease on a claimable bead; its row is untouched but for the token, which the lease carries."""
+    return Lease(
+        bead.n, worker_id, worker_name, token, attempt_of(bead), ttl_ms, now_ms + ttl_ms,
+        0, bead.version + 1, now_ms * 1_000_000, seq,
+    )  # fmt: skip
+
+
+def is_due(lease: Lease, now_ms: int) -> bool:
+    return not lease.lapsed and now_ms >= lease.until_ms
+
+
+def lapse(bead: Bead, lease: Lease, policy: Policy) -> tuple[Bead, Lease | None]:
+    """The deadline passed: open again, one loss spent. None for the lease means the budget is spent: dead-letter."""
+    open_again = bead._replace(
+        status="open", assignee=None, losses=bead.losses + 1, ready_ms=None, last_token=lease.token
+    )
+    if open_again.losses >= policy.losses_max:
+        return open_again._replace(status="blocked", last_end="dead"), None
+    return open_again, lease._replace(lapsed=1)
+
+
+def renew(lease: Lease, now_ms: int) -> Lease:
+    return lease._replace(until_ms=now_ms + lease.ttl_ms, lapsed=0)
+
+
+def revive(bead: Bead) -> Bead:
+    """A lapsed holder came back before anybody else: its loss is taken back."""
+    return bead._replace(losses=max(0, bead.losses - 1))
+
+
+def settled(bead: Bead, lease: Lease, end: str) -> Bead:
+    """The grant is over by its own holder; a loss that had lapsed is taken back. ready_since starts anew."""
+    losses = max(0, bead.losses - 1) if lease.lapsed else bead.losses
+    return bead._replace(losses=losses, last_token=lease.token, last_end=end, ready_ms=None)
+
+
+def complete(bead: Bead, lease: Lease, reason: str, closed_at: str) -> Bead:
+    done = settled(bead, lease, "completed")
+    return done._replace(status="closed", assignee=lease.worker_name, closed_at=closed_at, close_reason=reason)
+
+
+def release(bead: Bead, lease: Lease) -> Bead:
+    return settled(bead, lease, "released")._replace(status="open", assignee=None)
+
+
+def backoff_ms(failures: int, policy: Policy) -> int:
+    """min(base * 2^(failures-1), cap); the exponent is capped so that both bodies compute the same integer."""
+    return min(policy.backoff_ms << min(failures - 1, 30), policy.backoff_ms_max)
+
+
+def fail(bead: Bead, lease: Lease, retryable: bool, now_ms: int, policy: Policy) -> tuple[Bead, bool]:
+    """-> the bead, and whether it is dead-lettered now."""
+    failed = settled(bead, lease, "failed")
+    failed = failed._replace(failures=failed.failures + 1, assignee=None)
+    if not retryable or failed.failures >= policy.failures_max:
+        return failed._replace(status="blocked", not_before_ms=None), True
+    return failed._replace(status="open", not_before_ms=now_ms + backoff_ms(failed.failures, policy)), False
+
+
+def block(bead: Bead, lease: Lease, by_edges: bool) -> Bead:
+    """by_edges: stays open and waits; else status blocked until somebody updates or reopens it."""
+    return settled(bead, lease, "blocked")._replace(status="open" if by_edges else "blocked", assignee=None)
+
+
+def end_by_others(bead: Bead, lease: Lease, end: str) -> Bead:
+    """Somebody else closed or changed the bead under its holder. `end`: closed or changed. No loss is taken back."""
+    return bead._replace(last_token=lease.token, last_end=end, ready_ms=None)
+
+
+def check_ttl(ttl_ms: int | None, policy: Policy) -> int:
+    """The ttl asked for, or the default. Refused: invalid_params below the minimum, limit above the maximum."""
+    if ttl_ms is None:
+        return policy.ttl_ms
+    if ttl_ms < policy.ttl_ms_min:
+        raise Refused("invalid_params", f"ttl_ms must be at least {policy.ttl_ms_min}", field="ttl_ms")
+    if ttl_ms > policy.ttl_ms_max:
+        raise Refused("limit", f"ttl_ms may be at most {policy.ttl_ms_max}", limit="ttl_ms", max=policy.ttl_ms_max)
+    return ttl_ms
