@@ -289,6 +289,20 @@ class Town:
         lease: dict[str, Any] = claim["lease"]
         return lease
 
+    def let_pass(self, span_ms: int) -> None:
+        """Returns once the daemon's own clock has moved on by `span_ms`."""
+        start_ms = self.call("system.info")["uptime_ms"]
+        until(lambda: self.call("system.info")["uptime_ms"] >= start_ms + span_ms)
+
+    def seq(self) -> int:
+        """The ledger's current seq: a write that changes nothing reports it."""
+        seq: int = self.call("queue.resume", rig="no-such-pause")["seq"]
+        return seq
+
+    def await_kind(self, bead_id: str, kind: str) -> dict[str, Any]:
+        """The bead's latest event of a kind, once there is one."""
+        return until(lambda: next((event for event in reversed(self.history(bead_id)) if event["kind"] == kind), None))
+
     def state_of(self, bead_id: str) -> str:
         """The derived state, as refusals and lists name it: asked by filter, the wire has no field for it."""
         for state in STATES:
