@@ -1,5 +1,7 @@
 """Which bead a claim hands out first: P0, then ready_since + priority * aging, then created_at, then id."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from .records import jsonl, record
@@ -18,7 +20,7 @@ def ready(town: Town, rig: str, sort: str = "priority") -> list[str]:
     return [bead["id"] for bead in town.call("bead.ready", filter={"rig": rig}, sort=sort, limit=100)["beads"]]
 
 
-def imported(town: Town, *records: tuple[str, dict[str, object]]) -> str:
+def imported(town: Town, *records: tuple[str, Mapping[str, object]]) -> str:
     """A rig holding the imported records: they share one ready_since."""
     rig = unique("rig")
     lines = [record(f"{rig}-{name}", rig=rig, **fields) for name, fields in records]

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -239,7 +241,7 @@ def test_stopping_answers_waiting_claims(town: Town) -> None:
     over_http = town.ask("work.claim", worker_id=town.worker(), wait_ms=45_000)
     assert over_http.silent(0.1)
     assert town.process is not None
-    town.process.terminate()
+    os.kill(town.daemon["pid"], signal.SIGTERM)
     for reply in (waiting.answer(parked), over_http.answer()):
         assert reply["claims"] == []
         assert reply["retry_after_ms"] >= 1_000
