@@ -34,7 +34,7 @@ def test_a_lower_priority_number_goes_first(shared_town: Town) -> None:
 
 
 def test_p0_goes_first_however_long_others_have_waited(body: str) -> None:
-    town = Town(body, {"queue": {"aging_ms": 1}})
+    town = Town(body, {"aging_ms": 1})
     try:
         town.start()
         old = town.bead(priority=1)["id"]
@@ -46,7 +46,7 @@ def test_p0_goes_first_however_long_others_have_waited(body: str) -> None:
 
 
 def test_a_bead_rises_one_step_per_ageing_span(body: str) -> None:
-    town = Town(body, {"queue": {"aging_ms": AGING_MS}})
+    town = Town(body, {"aging_ms": AGING_MS})
     try:
         town.start()
         old = town.bead(priority=4)["id"]
