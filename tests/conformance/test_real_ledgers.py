@@ -11,20 +11,23 @@ from .town import SETTINGS, Town
 
 
 class Ledger(NamedTuple):
-    """What a file must give; `ready_sha` is over its sorted ready ids."""
+    """What a file must give; `ready_sha` is over its sorted ready ids.
+
+    `waiting` is what its blocked beads come to as a state: in beads-2523 eight of ten are ephemeral, hence parked.
+    """
 
     file: str
     records: int
     live: int
     tombstones: int
-    blocked: int
+    waiting: int
     ready: int
     ready_sha: str
 
 
 LEDGERS = [
     Ledger("gastown-6065.jsonl", 6065, 3027, 3038, 44, 219, "495879ff7b3c"),
-    Ledger("beads-2523.jsonl", 2523, 2178, 345, 10, 60, "e17f300b6460"),
+    Ledger("beads-2523.jsonl", 2523, 2178, 345, 2, 60, "e17f300b6460"),
     Ledger("br-513.jsonl", 513, 512, 1, 2, 8, "f360eb397d47"),
 ]
 
@@ -72,9 +75,8 @@ def test_the_states_partition_the_beads(imported: Imported) -> None:
     assert counts["ready"] == imported.ledger.ready
 
 
-def test_the_blocked_beads(imported: Imported) -> None:
-    counts = imported.town.call("queue.stats")["beads"]
-    assert counts.get("waiting", 0) + counts.get("blocked", 0) <= imported.ledger.blocked
+def test_the_blocked_beads_wait(imported: Imported) -> None:
+    assert imported.town.call("queue.stats")["beads"]["waiting"] == imported.ledger.waiting
 
 
 def test_the_ready_set_is_exact(imported: Imported) -> None:

@@ -1,11 +1,11 @@
 """Stops, crashes and starts: what was acknowledged stays, epochs and tokens grow, the events have no gaps."""
 
-import json
 import time
 from typing import Any
 
 import pytest
 
+from .door import Events
 from .holding import LONG_MS, beat, held
 from .town import Town, unique, until
 
@@ -25,16 +25,8 @@ both_stops = pytest.mark.parametrize("stop", [stop_soft, stop_hard], ids=["term"
 
 def all_events(town: Town, until_seq: int) -> list[dict[str, Any]]:
     """Every event from the first to `until_seq`, as /events streams them."""
-    events: list[dict[str, Any]] = []
-    with town.connect() as connection:
-        connection.send(b"GET /events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n")
-        _, headers = connection.read_head(15)
-        assert headers["content-type"].startswith("text/event-stream")
-        while not events or events[-1]["seq"] < until_seq:
-            for line in connection.read_until(b"\n\n", 15).splitlines():
-                if line.startswith(b"data:"):
-                    events.append(json.loads(line[5:]))
-    return events
+    with Events(town, last_id=0) as stream:
+        return [event.data for event in stream.to(until_seq)]
 
 
 def busy(town: Town) -> None:
