@@ -324,7 +324,7 @@ def _edge(bead_id: str, edge: Any) -> dict[str, Any]:
         if key == "metadata":
             value = _metadata(key, value)
         elif key in _EDGE_RANK:
-            value = _text(f"dependencies.{key}", value)
+            value = _opaque(key, value)
         if value is not None or key not in _EDGE_RANK:
             clean[key] = value
     return clean
@@ -344,17 +344,16 @@ def _edges(bead_id: str, value: Any) -> list[dict[str, Any]] | None:
 
 
 def _comments(key: str, value: Any) -> list[dict[str, Any]] | None:
-    """By instant, then by id: integers by size, then strings by text, then the rest by their JSON. No comment twice."""
+    """By instant, then by id: integers by size, strings by text, then the rest; at last by their JSON. Each once."""
     if value is None:
         return None
     if type(value) is not list or any(type(comment) is not dict for comment in value):
         raise BadLine(f"{key} must be an array of objects")
-    kept: dict[Any, tuple[Any, dict[str, Any]]] = {}
+    kept: dict[tuple[int, int, int, str, bytes], dict[str, Any]] = {}
     for comment in value:
         clean = {name: comment[name] for name in sorted(comment, key=_COMMENT_RANK.__getitem__)}
-        at = _time("comments.created_at", clean.get("created_at"))
-        kept.setdefault(comment_identity(clean), (_comment_place(at, clean), clean))
-    return [clean for _, clean in sorted(kept.values(), key=lambda one: one[0])] or None
+        kept[_comment_place(_time("comments.created_at", clean.get("created_at")), clean)] = clean
+    return [kept[place] for place in sorted(kept)] or None
 
 
 def _comment_place(at: str | None, comment: dict[str, Any]) -> tuple[int, int, int, str, bytes]:

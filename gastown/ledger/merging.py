@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Final, NamedTuple
 
 from gastown.ledger.reading import Skip, lines, survey
 from gastown.model import Bead, Lease
-from gastown.record import Memory, Record, body_fields, parse_line, reshape
+from gastown.record import Memory, Record, body_fields, comment_identity, parse_line, reshape
 
 SECOND_NS: Final = 1_000_000_000
 MERGED: Final = ("labels", "dependencies", "comments")  # arrays of the body that grow on a tie
@@ -94,7 +94,9 @@ def _merged(local: LocalBead, incoming: Record) -> Record | None:
     if incoming.body == local.body:
         return None
     mine, theirs = body_fields(local.body), body_fields(incoming.body)
-    grown: dict[str, Any] = {key: [*mine.get(key, ()), *theirs[key]] for key in MERGED if key in theirs}
+    known = {comment_identity(comment) for comment in mine.get("comments", ())}
+    theirs["comments"] = [one for one in theirs.get("comments", ()) if comment_identity(one) not in known]
+    grown: dict[str, Any] = {key: [*mine.get(key, ()), *theirs[key]] for key in MERGED if theirs.get(key)}
     bead = local.bead
     shape = reshape(bead.id, local.body, grown)
     if shape.body == local.body:
