@@ -13,7 +13,7 @@ from gastown.model import LINE_BYTES_MAX
 from gastown.record import BadLine, Header, Memory, Record, parse_line
 
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors put one before the first line
-SLACK_BYTES: Final = 6  # a mark, carriage return and newline are not the line's, and one byte more shows it too long
+SLACK_BYTES: Final = 5  # the mark, a carriage return and the newline are not the line's
 
 
 class BadImport(Exception):

@@ -13,7 +13,7 @@ from .rows import Ledger, after
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FILES = {"gastown-6065.jsonl": (6065, 3038), "beads-2523.jsonl": (2523, 345), "br-513.jsonl": (513, 1)}
-EMPTY = ("", 0, False, None, [], {})
+EMPTY: tuple[Any, ...] = ("", 0, False, None, [], {})
 
 
 @pytest.fixture(params=FILES)
