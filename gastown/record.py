@@ -249,17 +249,8 @@ def reshape(bead_id: str, body: bytes, changes: dict[str, Any]) -> Shape:
 # ---------------------------------------------------------------- writing
 
 
-class _Seen(NamedTuple):
-    """A bead as the outside sees it: its row, or its row under a live lease."""
-
-    status: str
-    assignee: str | None
-    updated_at: str
-    version: int
-    attempt: int
-
-
-def _seen(bead: Bead, lease: Lease | None) -> _Seen:
+def _seen(bead: Bead, lease: Lease | None) -> tuple[dict[str, Any], int, int]:
+    """The bead as the outside sees it, its row or its row under a live lease: columns, version, attempt."""
     status, assignee, version, ns = bead.status, bead.assignee, bead.version, bead.updated_ns
     attempt = bead.failures + bead.losses + 1
     text = bead.updated_text
@@ -269,30 +260,26 @@ def _seen(bead: Bead, lease: Lease | None) -> _Seen:
             ns, text = lease.updated_ns, None
         if not lease.lapsed:
             status, assignee, attempt = "in_progress", lease.worker_name, lease.attempt
-    return _Seen(status, assignee, text if text is not None else instant_text(ns), version, attempt)
-
-
-def _columns(bead: Bead, seen: _Seen) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "id": bead.id,
-        "status": seen.status,
+        "status": status,
         "priority": bead.priority,
         "issue_type": bead.issue_type,
-        "updated_at": seen.updated_at,
+        "updated_at": text if text is not None else instant_text(ns),
     }
-    if seen.assignee is not None:
-        columns["assignee"] = seen.assignee
+    if assignee is not None:
+        columns["assignee"] = assignee
     if bead.closed_at is not None:
         columns["closed_at"] = bead.closed_at
     if bead.close_reason is not None:
         columns["close_reason"] = bead.close_reason
-    return columns
+    return columns, version, attempt
 
 
 def export_line(bead: Bead, body: bytes, lease: Lease | None) -> bytes:
     """The canonical line, without its newline."""
     fields = body_fields(body)
-    fields.update(_columns(bead, _seen(bead, lease)))
+    fields.update(_seen(bead, lease)[0])
     if bead.rig:
         fields["rig"] = bead.rig
     return orjson.dumps({key: fields[key] for key in sorted(fields, key=rank)})
@@ -300,10 +287,7 @@ def export_line(bead: Bead, body: bytes, lease: Lease | None) -> bytes:
 
 def wire_bead(bead: Bead, body: bytes, lease: Lease | None) -> bytes:
     """The JSON object `bead` of the wire: the record with version, attempt and rig."""
-    seen = _seen(bead, lease)
-    head = _columns(bead, seen)
-    head["version"] = seen.version
-    head["attempt"] = seen.attempt
+    head, head["version"], head["attempt"] = _seen(bead, lease)
     head["rig"] = bead.rig
     if bead.flags & FOREIGN:
         body = orjson.dumps({key: value for key, value in body_fields(body).items() if key not in HIDDEN})
