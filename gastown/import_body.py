@@ -19,7 +19,7 @@ LIFTED: Final = "the text of the import, lifted out"  # stands for it while the 
 STRINGS_MAX: Final = 64  # of the envelope: keys and values of an import are about fifteen
 ESCAPE_GROWTH: Final = 6  # bytes of \u0000 for one of the text
 CHUNK_BYTES: Final = 1 << 20  # unescaped at a time
-STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+', re.DOTALL)  # an open one runs to the end, tried once
 NEWLINE: Final = re.compile(rb"(?<!\\)(?:\\\\)*+\\n")  # an escaped newline, not an escaped backslash before an n
 
 

@@ -29,7 +29,6 @@ from gastown.model import (
     Policy,
 )
 from gastown.shapes import (
-    Field,
     Fields,
     Record,
     Schema,
@@ -57,7 +56,7 @@ WORKER_ID_BYTES_MAX: Final = 128
 KIND_BYTES_MAX: Final = 64  # a word: issue_type, role; the longest known is merge-request
 BRANCH_BYTES_MAX: Final = 255  # a file name's length, since branches are files
 COMMIT_BYTES_MAX: Final = 64  # SHA-256 in hex
-REFERENCE_BYTES_MAX: Final = 1024  # external_ref is a key or a URL
+REFERENCE_CHARS_MAX: Final = 1024  # external_ref is a key or a URL
 PRIORITY_MAX: Final = 4  # the backlog
 PRIORITY_DEFAULT: Final = 2
 CAPACITY_MAX: Final = 1000  # beads a worker says it can hold at once; advice
@@ -125,7 +124,7 @@ BEAD_OPTIONAL: dict[str, Shape] = {
     "estimated_minutes": integer(0, ESTIMATE_MINUTES_MAX),
     "due_at": instant(),
     "defer_until": instant(),
-    "external_ref": line(REFERENCE_BYTES_MAX),
+    "external_ref": text(1, REFERENCE_CHARS_MAX),
     "metadata": free_json(FREE_JSON_BYTES_MAX, record_only=True),
     "rig": RIG,
 }
@@ -215,7 +214,8 @@ def _method(
     also: Callable[[dict[str, Any]], None] | None = None,
 ) -> None:
     refusals = ALWAYS + (WHEN_WRITING if mutates else ()) + errors
-    result = results.written(result) if mutates else result
+    if mutates:
+        params, result = {**params, "request_id": given(REQUEST_ID)}, results.written(result)
     METHODS[called] = Method(called, scope, mutates, summary, record(params, also), result, refusals, batched)
 
 
@@ -384,7 +384,3 @@ def _town() -> None:
 
 for family in (_workers, _work, _beads, _ledger, _queue, _convoys, _town):
     family()
-
-REQUEST_ID_FIELD: Final = Field(
-    REQUEST_ID, None
-)  # every mutating method takes it; the codec keeps it apart from the params

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from gastown.methods import METHODS, REQUEST_ID_FIELD, Method
+from gastown.methods import METHODS, Method
 from gastown.model import ERRORS
 from gastown.results import SCHEMAS
 from gastown.shapes import REQUIRED, Field, Schema, with_default
@@ -69,8 +69,7 @@ def document() -> bytes:
 
 
 def _described(method: Method) -> dict[str, Any]:
-    fields = method.params.fields | ({"request_id": REQUEST_ID_FIELD} if method.mutates else {})
-    required_first = sorted(fields.items(), key=lambda member: member[1].default is not REQUIRED)
+    required_first = sorted(method.params.fields.items(), key=lambda member: member[1].default is not REQUIRED)
     return {
         "name": method.name,
         "summary": method.summary,

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from gastown.import_body import read_import
-from gastown.methods import METHODS, REQUEST_ID_FIELD, Method
+from gastown.methods import METHODS, Method
 from gastown.model import (
     BATCH_MAX,
     BODY_BYTES_MAX,
@@ -124,31 +124,23 @@ def _fill(call: Call, params: Any, rank: int, batch: bool) -> None:
         raise Refused("forbidden", f"{method.name} needs a token of scope {method.scope}", needs=method.scope)
     if type(params) is list:
         raise Refused("invalid_params", "params: send an object, by name", field="params")
-    if method.mutates and "request_id" in params:
-        params = params.copy()
-        call.request_id = _request_id(params.pop("request_id"))
-        call.params = method.params.check(params)
+    checked = method.params.check(params)
+    if "request_id" in checked:
+        call.request_id = checked.pop("request_id")
+        del params["request_id"]
         call.digest = _digest(method.name, params)
-    else:
-        call.params = method.params.check(params)
+    call.params = checked
     if batch or call.notify:
         _never_wait(call, method)
 
 
-def _request_id(value: Any) -> str:
-    try:
-        return str(REQUEST_ID_FIELD.shape.check(value))
-    except Fault as fault:
-        fault.steps.append("request_id")
-        raise
-
-
 def _digest(called: str, params: dict[str, Any]) -> bytes:
+    """Equal for equal params, however spelled. Params begin with "{", which no name holds."""
     if called == "ledger.import":
         jsonl = params["jsonl"]
         params = params | {"jsonl": hashlib.sha256(jsonl if type(jsonl) is bytes else jsonl.encode()).hexdigest()}
     said = orjson.dumps(params, option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(b"%b %b" % (called.encode(), said)).digest()[:DIGEST_BYTES]
+    return hashlib.sha256(called.encode() + said).digest()[:DIGEST_BYTES]
 
 
 def _never_wait(call: Call, method: Method) -> None:

@@ -7,6 +7,7 @@ it was given. Wrong kinds and values below a minimum are `invalid_params`; well-
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -197,13 +198,13 @@ def array(item: Shape, minimum: int, maximum: int) -> Shape:
             raise wrong("must not be empty")
         if len(value) > maximum:
             raise over(maximum, "entries")
-        checked = []
-        for place, entry in enumerate(value):
-            try:
-                checked.append(each(entry))
-            except Fault as fault:
-                fault.steps.append(place)
-                raise
+        checked: list[Any] = []
+        try:
+            for entry in value:
+                checked.append(each(entry))  # as far as it got, for the place of a fault
+        except Fault as fault:
+            fault.steps.append(len(checked))
+            raise
         return checked
 
     return Shape(check, {"type": "array", "items": item.schema, "minItems": minimum, "maxItems": maximum})
@@ -215,8 +216,8 @@ def free_json(size: int, *, record_only: bool) -> Shape:
     def check(value: Any) -> Any:
         if record_only and type(value) is not dict:
             raise wrong("must be an object")
-        if not _int64_within(value):
-            raise wrong("holds an integer beyond 64 bits, signed; send it as a string")
+        if not _in_range(value):
+            raise wrong("holds a number beyond 64 bits; send it as a string")
         if len(orjson.dumps(value)) > size:
             raise over(size, "bytes of JSON")
         return value
@@ -277,17 +278,18 @@ def record(members: Fields, also: Callable[[dict[str, Any]], None] | None = None
         if not names.issuperset(value):
             raise _unknown(value, names)
         checked = {}
-        for key, inner, default in steps:
-            if key in value:
-                try:
+        key = ""
+        try:
+            for key, inner, default in steps:
+                if key in value:
                     checked[key] = inner(value[key])
-                except Fault as fault:
-                    fault.steps.append(key)
-                    raise
-            elif default is REQUIRED:
-                raise wrong("is required", at=key)
-            elif default is not LEFT_OUT:
-                checked[key] = default
+                elif default is REQUIRED:
+                    raise wrong("is required")
+                elif default is not LEFT_OUT:
+                    checked[key] = default
+        except Fault as fault:
+            fault.steps.append(key)
+            raise
         if also is not None:
             also(checked)
         return checked
@@ -301,14 +303,16 @@ def _unknown(value: dict[str, Any], names: frozenset[str]) -> Fault:
     return wrong(listed, at=short(stranger))
 
 
-def _int64_within(value: Any) -> bool:
-    """Free JSON is bounded in depth by the parser, so recursion is."""
+def _in_range(value: Any) -> bool:
+    """Whether both bodies can keep every number of a value. Its depth is bounded by the parser, so recursion is."""
     kind = type(value)
     if kind is int:
         return bool(INT64_MIN <= value <= INT64_MAX)
+    if kind is float:
+        return math.isfinite(value)
     if kind is dict:
-        return all(map(_int64_within, value.values()))
-    return kind is not list or all(map(_int64_within, value))
+        return all(map(_in_range, value.values()))
+    return kind is not list or all(map(_in_range, value))
 
 
 def _string(**bounds: Any) -> Schema:

@@ -9,7 +9,6 @@ Nesting is judged before syntax: a text whose brackets go deeper than NESTING_MA
 from __future__ import annotations
 
 import json
-import math
 from itertools import accumulate
 from typing import Any, Final
 
@@ -31,17 +30,17 @@ def parse(raw: bytes) -> Any:
     """The value of one JSON text. Refused: parse_error, or limit when it nests too deep.
 
     Integers beyond int64 come back as integers just outside it, whatever their length, so that a check of the range
-    finds them; floats come back as floats, also where they are whole.
+    finds them; floats come back as floats, also where they are whole, and infinite where they are too large for one.
     """
     shallow = raw.count(b"{") + raw.count(b"[") <= NESTING_MAX
     if not shallow and nesting(raw) > NESTING_MAX:
         raise Refused("limit", f"nest JSON at most {NESTING_MAX} deep", limit="nesting", max=NESTING_MAX)
     try:
         tree = orjson.loads(raw)
-        keys = _keys_in(tree, FLOAT_EXACT_MAX)
+        keys = _keys_in(tree, exact=False)
     except (orjson.JSONDecodeError, _Rounded):
         tree = _parse_exactly(raw)
-        keys = _keys_in(tree, math.inf)
+        keys = _keys_in(tree, exact=True)
     if keys != raw.count(b":") and keys != outside_strings(raw).count(b":"):
         raise Refused("parse_error", "an object holds the same key twice; send each key once")
     return tree
@@ -49,8 +48,9 @@ def parse(raw: bytes) -> Any:
 
 def outside_strings(raw: bytes) -> bytes:
     """What is left of a JSON text when the contents of its strings are taken out (quotes go too)."""
-    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    return b"".join(unescaped.split(b'"')[::2])
+    if b"\\" in raw:
+        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(raw.split(b'"')[::2])
 
 
 def nesting(raw: bytes) -> int:
@@ -59,7 +59,7 @@ def nesting(raw: bytes) -> int:
     return max(accumulate(map(BRACKET_STEP.__getitem__, brackets)), default=0)
 
 
-def _keys_in(tree: Any, float_max: float) -> int:
+def _keys_in(tree: Any, exact: bool) -> int:
     """How many keys all objects of the tree hold: fewer than the text has means that one stood twice."""
     kind = type(tree)
     if kind is dict:
@@ -73,8 +73,8 @@ def _keys_in(tree: Any, float_max: float) -> int:
         if kind is str:
             continue
         if kind is dict or (kind is list and value):
-            keys += _keys_in(value, float_max)
-        elif kind is float and not -float_max < value < float_max:
+            keys += _keys_in(value, exact)
+        elif kind is float and not exact and not -FLOAT_EXACT_MAX < value < FLOAT_EXACT_MAX:
             raise _Rounded
     return keys
 
@@ -82,7 +82,7 @@ def _keys_in(tree: Any, float_max: float) -> int:
 def _parse_exactly(raw: bytes) -> Any:
     """The slow parser, for texts that the fast one refused or may have rounded."""
     try:
-        tree = json.loads(raw.decode(), parse_int=_read_int, parse_float=_read_float, parse_constant=_refuse_constant)
+        tree = json.loads(raw.decode(), parse_int=_read_int, parse_constant=_refuse_constant)
         json.dumps(tree, ensure_ascii=False).encode()  # half a surrogate pair cannot be encoded
     except ValueError:
         raise Refused("parse_error", "send one strict JSON text in UTF-8") from None
@@ -93,13 +93,6 @@ def _read_int(text: str) -> int:
     if len(text) > INT_DIGITS_MAX:
         return INT64_MIN - 1 if text[0] == "-" else INT64_MAX + 1
     return int(text)
-
-
-def _read_float(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError("number out of range")
-    return number
 
 
 def _refuse_constant(text: str) -> float:
