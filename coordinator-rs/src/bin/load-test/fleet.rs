@@ -302,6 +302,12 @@ impl<'p> Fleet<'p> {
         if let Some(history) = &mut self.history {
             record(history, self.dialect.as_ref(), worker, &frame.reply, (seq, epoch))?;
         }
+        if let Some(file) = &mut self.settled
+            && matches!(worker.op, Op::Settle | Op::Turnover)
+            && !matches!(frame.reply, Reply::Refused { .. })
+        {
+            writeln!(file, "{} {}", worker.bead, worker.grant)?;
+        }
         let then = absorb(worker, &frame.reply);
         inbox.consume(length);
         worker.inbox = inbox;
