@@ -1,8 +1,9 @@
 """What state a bead is in, when it is ready, and which moves people and agents may make with it.
 
-Law: every derived state and every change of status is decided here. Nothing here knows the clock, the store or the wire.
+Law: every derived state and every change of status is decided here. Nothing here knows clock, store or wire.
 States partition all beads: `state_of` is total and its first matching line wins, as in spec/transitions.json.
-Readiness: a bead is ready when it is open, not parked, no edge holds it and no instant of its own or its parent's is ahead.
+Readiness: a bead is ready when it is open, not parked, no edge holds it and no instant of its own or its parent's is
+ahead.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def allowed_moves(state: str) -> list[str]:
         "tombstone": [],
         "closed": ["bead.reopen", "bead.comment"],
         "dead": ["bead.reopen", "bead.update", "bead.close", "bead.comment"],
+        "blocked": ["bead.reopen", "bead.update", "bead.close", "bead.comment"],
     }
     return moves.get(state, ["bead.update", "bead.close", "bead.comment"])
 
@@ -110,8 +112,8 @@ def close(bead: Bead, state: str, reason: str | None, closed_at: str) -> Bead:
 
 def reopen(bead: Bead, state: str) -> Bead:
     """A new incarnation: budgets, backoff and the dead-letter label are cleared by the caller's new body."""
-    if state not in ("closed", "dead"):
-        raise conflict(state, "only a closed or dead-lettered bead can be reopened")
+    if state not in ("closed", "dead", "blocked"):
+        raise conflict(state, "only a closed, blocked or dead-lettered bead can be reopened")
     return bead._replace(
         status="open",
         assignee=None,

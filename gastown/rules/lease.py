@@ -62,12 +62,11 @@ def is_due(lease: Lease, now_ms: int) -> bool:
 
 def lapse(bead: Bead, lease: Lease, policy: Policy) -> tuple[Bead, Lease | None]:
     """The deadline passed: open again, one loss spent. None for the lease means the budget is spent: dead-letter."""
-    open_again = bead._replace(
-        status="open", assignee=None, losses=bead.losses + 1, ready_ms=None, last_token=lease.token
-    )
-    if open_again.losses >= policy.losses_max:
-        return open_again._replace(status="blocked", last_end="dead"), None
-    return open_again, lease._replace(lapsed=1)
+    losses = bead.losses + 1
+    bead = bead._replace(status="open", assignee=None, losses=losses, ready_ms=None, last_token=lease.token)
+    if losses >= policy.losses_max:
+        return bead._replace(status="blocked", last_end="dead"), None
+    return bead, lease._replace(lapsed=1)
 
 
 def renew(lease: Lease, now_ms: int) -> Lease:
