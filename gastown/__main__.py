@@ -1,0 +1,5 @@
+"""`python -m gastown` is `gastown`."""
+
+from gastown.cli import main
+
+main()
