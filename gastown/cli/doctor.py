@@ -25,7 +25,7 @@ from gastown.config import Config, ConfigError
 
 from .daemon import daemon_json, locked
 from .exits import ERROR, Failed
-from .ledger import give, reachable
+from .ledger import answers, give, reachable
 from .screen import clean, show, span, table
 from .town import Place, json_option, town_option
 
@@ -86,11 +86,10 @@ def disk(place: Place) -> Iterator[Finding]:
     except ConfigError:
         return  # told by its own check
     text = f"{free >> 20} MiB free"
-    yield (
-        Finding("disk", FAIL, f"{text}: creates are refused", "free some space")
-        if free < low
-        else Finding("disk", OK, text)
-    )
+    if free < low:
+        yield Finding("disk", FAIL, f"{text}: creates are refused", "free some space")
+    else:
+        yield Finding("disk", OK, text)
 
 
 def clock(place: Place) -> Iterator[Finding]:
@@ -127,7 +126,7 @@ def settings(place: Place) -> Iterator[Finding]:
 
 def _port(place: Place, loaded: Config) -> Iterator[Finding]:
     told = daemon_json(place)
-    if told is not None and reachable(place) is not None:
+    if told is not None and answers(place):
         wanted = loaded.listen.rpartition(":")[2]
         if wanted not in ("0", str(told["listen"]).rpartition(":")[2]):
             text = f"TCP is at {told['listen']}, not at {loaded.listen}, which was taken or given differently"
@@ -180,7 +179,8 @@ def daemon(place: Place) -> Iterator[Finding]:
             info = town.info()
         yield Finding("daemon", OK, f"up {span(info['uptime_ms'])}, pid {info['pid']}, epoch {info['epoch']}")
     elif held:
-        text = f"the ledger is locked{f' (daemon.json says pid {told["pid"]})' if told else ''} but nobody answers"
+        who = f"pid {told['pid']}, says daemon.json" if told else "somebody"
+        text = f"the ledger is locked by {who}, but no daemon answers"
         yield Finding("daemon", FAIL, text, "see gastown logs, then gastown down")
     elif told is not None:
         yield Finding("daemon", WARN, f"down; pid {told['pid']} left its files behind", "gastown up")

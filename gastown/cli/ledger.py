@@ -35,6 +35,14 @@ def reachable(place: Place) -> Client | None:
         return None
 
 
+def answers(place: Place) -> bool:
+    """Whether a daemon runs."""
+    town = reachable(place)
+    if town is not None:
+        town.close()
+    return town is not None
+
+
 # ---------------------------------------------------------------- import
 
 
@@ -186,7 +194,7 @@ def backup(place: Place, file: str) -> None:
     from gastown import offline
 
     with busy("copying the ledger"):
-        if reachable(place) is not None:
+        if answers(place):
             offline.copy_live(place.folder, target)
         else:
             with offline.open_ledger(place.folder) as ledger:
