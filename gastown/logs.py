@@ -28,11 +28,10 @@ class Log:
         self._second = 0
         self._written: dict[tuple[str, str], int] = {}
 
-    def __call__(self, ev: str, *, why: str = "", **values: Any) -> None:
-        second = int(self._clock())
-        if second != self._second:
-            self.flush()
-            self._second = second
+    def __call__(self, ev: str, *, why: str = "", level: str = "info", **values: Any) -> None:
+        if level != "info":
+            values["level"] = level
+        self.sweep()
         cause = (ev, why)
         if len(self._written) >= CAUSES_MAX and cause not in self._written:
             cause = ("other", "")
@@ -40,6 +39,13 @@ class Log:
         self._written[cause] = count
         if count <= LINES_PER_SECOND:
             self._write(ev, why, values)
+
+    def sweep(self) -> None:
+        """Begins a new second's budget when it is time."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second = second
+            self.flush()
 
     def flush(self) -> None:
         """Tells how many lines of the past second were left out."""
@@ -51,8 +57,10 @@ class Log:
     def _write(self, ev: str, why: str, values: dict[str, Any]) -> None:
         line: dict[str, Any] = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "ev": ev}
         if why:
-            line["why"] = why
-        line |= {key: value[:TEXT_CHARS_MAX] if isinstance(value, str) else value for key, value in values.items()}
+            line["why"] = why[:TEXT_CHARS_MAX]
+        for key, value in values.items():
+            if value is not None and value != "":
+                line[key] = value[:TEXT_CHARS_MAX] if isinstance(value, str) else value
         try:
             self._out.write(orjson.dumps(line, default=str) + b"\n")
             self._out.flush()

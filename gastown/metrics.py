@@ -98,9 +98,10 @@ class Metrics(Collector):
 
     def __init__(self, body: str = "python") -> None:
         self.body = body
+        self.methods: frozenset[str] | None = None  # the method table; None: the first METHODS_MAX names that come
         self.gauges: Callable[[], Mapping[str, Any]] | None = None
         self._rpc: dict[tuple[str, str], Histogram] = {}
-        self._methods: set[str] = set()
+        self._seen: set[str] = set()
         self._claims: dict[str, int] = {}
         self._expired = 0
         self._claim_latency = Histogram(CLAIM_BOUNDS)
@@ -119,16 +120,17 @@ class Metrics(Collector):
 
     # -- counting ---------------------------------------------------------------------------------------------------
     def rpc(self, method: str, outcome: str, seconds: float) -> None:
-        """One call answered; `method` is a name of the method table or "other"."""
+        """One call answered; a `method` outside the method table counts as "other"."""
         histogram = self._rpc.get((method, outcome))
         if histogram is None:
             histogram = self._first(method, outcome)
         histogram.observe(seconds)
 
     def _first(self, method: str, outcome: str) -> Histogram:
-        if method not in self._methods and len(self._methods) >= METHODS_MAX:
-            method = OTHER
-        self._methods.add(method)
+        room = len(self._seen) < METHODS_MAX
+        known = method in self._seen or (room if self.methods is None else method in self.methods)
+        method = method if known else OTHER
+        self._seen.add(method)
         return self._rpc.setdefault((method, outcome), Histogram(RPC_BOUNDS))
 
     def claim(self, outcome: str) -> None:
@@ -204,7 +206,7 @@ class PsutilCollector(Collector):
     """process_* where there is no /proc to read."""
 
     def collect(self) -> Iterator[Metric]:
-        import psutil  # type: ignore[import-untyped]  # it ships no annotations
+        import psutil
 
         process = psutil.Process()
         times = process.cpu_times()
