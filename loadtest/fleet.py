@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvloop
@@ -49,8 +49,7 @@ class Line(asyncio.Protocol):
         self.lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.framing.feed(data)
@@ -87,9 +86,8 @@ class Fleet:
         self.issued = 0
         self.stop_at = float("inf")
         self.started_ns = self.last_ns = self.cpu_ns = 0
-        self.files = files = contextlib.ExitStack()
-        self.history = files.enter_context(Path(plan.history).open("ab")) if plan.history else None
-        self.settled = files.enter_context(Path(plan.settled).open("w")) if plan.settled else None
+        self.history = plan.history and Path(plan.history).open("ab")  # noqa: SIM115 -- closed with the fleet
+        self.settled = plan.settled and Path(plan.settled).open("w")  # noqa: SIM115 -- closed with the fleet
 
     def start(self) -> None:
         self.started_ns = self.last_ns = time.monotonic_ns()
@@ -108,8 +106,13 @@ class Fleet:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 self.target = "tcp:" + json.loads(Path(self.plan.daemon_file).read_bytes())["listen"]
 
+    def close(self) -> None:
+        for file in (self.history, self.settled):
+            if file:
+                file.close()
+
     def write(self, entry: dict[str, Any]) -> None:
-        if self.history is not None:
+        if self.history:
             self.history.write(orjson.dumps(entry) + b"\n")
 
     def report(self) -> dict[str, Any]:
@@ -208,7 +211,7 @@ class Worker:
         self.fleet.counts["settled"] += 1
         self.fleet.last_ns = time.monotonic_ns()
         self.fleet.settle.record(self.fleet.last_ns - started_ns)
-        if self.fleet.settled is not None:
+        if self.fleet.settled:
             self.fleet.settled.write(f"{bead} {token}\n")
 
     async def after(self, refusal: Refused) -> bool:
@@ -265,7 +268,7 @@ class Worker:
         return reply
 
     def note(self, method: str, params: dict[str, Any], invoked_ns: int, outcome: str, reply: dict[str, Any]) -> None:
-        if self.fleet.history is None:
+        if not self.fleet.history:
             return
         entry = {"client": self.name, "op": method, "args": params, "t_inv": invoked_ns, "t_ret": time.monotonic_ns()}
         entry |= {"outcome": outcome} | {key: reply[key] for key in ("code", "epoch", "seq") if key in reply}
@@ -329,7 +332,7 @@ async def main() -> None:
         for task in tasks:
             task.cancel()
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-    fleet.files.close()
+    fleet.close()
     for fault in outcomes:
         if isinstance(fault, Exception):
             raise fault

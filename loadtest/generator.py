@@ -72,15 +72,24 @@ def _spawn(command: list[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@contextlib.contextmanager
+def _reaped(command: list[str]) -> "Iterator[subprocess.Popen[str]]":
+    """A process that is gone, pipes and all, when the block ends."""
+    with _spawn(command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def _finish(process: "subprocess.Popen[str]") -> Outcome:
-    try:
-        said, complaint = process.communicate(timeout=RUN_S)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
+    with process:
+        try:
+            said, complaint = process.communicate(timeout=RUN_S)
+        finally:
+            process.kill()
     if process.returncode:
-        raise GeneratorFault(complaint.strip())
+        raise GeneratorFault(complaint.strip()[-2000:])
     return Outcome.read(json.loads(said))
 
 
@@ -91,8 +100,8 @@ def run_fleet(plan: Plan) -> Outcome:
     count = max(1, min(FLEET_PROCESSES_MAX, os.cpu_count() or 1, plan.workers))
     shares = [share(plan, index, count) for index in range(count)]
     command = [sys.executable, "-m", "gastown.loadtest.fleet"]
-    processes = [_spawn(command) for _ in shares]
-    try:
+    with contextlib.ExitStack() as reaped:
+        processes = [reaped.enter_context(_reaped(command)) for _ in shares]
         for process, part in zip(processes, shares, strict=True):
             assert process.stdin is not None
             process.stdin.write(json.dumps(part.changed()) + "\n")
@@ -102,11 +111,6 @@ def run_fleet(plan: Plan) -> Outcome:
             if process.stdout.readline().strip() != "ready":
                 raise GeneratorFault(process.communicate(timeout=RUN_S)[1].strip()[-2000:])
         outcomes = _together(processes)
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
     _join_files(plan, shares)
     return outcomes
 
@@ -165,14 +169,12 @@ def static_server(dialect: str, directory: Path, python: bool = False) -> Iterat
     binary = None if python else compiled()
     here = [sys.executable, "-m", "gastown.loadtest.static"]
     command = [str(binary), "static", "--dialect", dialect, "--listen", target] if binary else [*here, dialect, target]
-    process = _spawn(command)
     try:
-        assert process.stdout is not None
-        said = process.stdout.readline().strip()
-        if not said:
-            raise GeneratorFault(process.communicate(timeout=RUN_S)[1].strip())
-        yield said
+        with _reaped(command) as process:
+            assert process.stdout is not None
+            said = process.stdout.readline().strip()
+            if not said:
+                raise GeneratorFault(process.communicate(timeout=RUN_S)[1].strip())
+            yield said
     finally:
-        process.kill()
-        process.communicate()
         Path(target.removeprefix("unix:")).unlink(missing_ok=True)

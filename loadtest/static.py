@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 import threading
+from typing import cast
 
 import uvloop
 
@@ -25,8 +26,7 @@ class Static(asyncio.Protocol):
         self.reply = http_reply(REPLY) if dialect == "http" else REPLY + b"\n"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.framing.feed(data)
