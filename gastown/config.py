@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 FILE: Final = "gastown.toml"
 ENV_PREFIX: Final = "GASTOWN_"
 DAY_MS: Final = 24 * 3_600_000
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 Value = int | str
 
@@ -64,6 +65,7 @@ SERVICE: Final = (
     Setting("connections_per_credential", "connections", "TCP connections of one token; beyond, 503", 1, 65_536, 64),
     Setting("requests_max", "rows", "request ids kept for replays; when full: 1006", 1_000, 10**9, 4_000_000),
     Setting("storage_low_bytes", "bytes", "with less disk free, creates are refused", 0, 1 << 40, 64 << 20),
+    Setting("log_level", "word", "the least that is logged: " + ", ".join(LOG_LEVELS), default="info"),
 )  # fmt: skip
 
 SETTINGS: Final = {setting.key: setting for setting in POLICY + SERVICE}
@@ -82,6 +84,7 @@ class Config(NamedTuple):
     connections_per_credential: int
     requests_max: int
     storage_low_bytes: int
+    log_level: str
     policy: dict[str, int]
     sources: dict[str, str]
 
@@ -194,7 +197,7 @@ def checked(setting: Setting, value: object, place: str) -> Value:
 def _checked_text(setting: Setting, value: object, place: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{place}: {setting.key} must be a text ({setting.unit}), not {value!r}")
-    problem = {"listen": _wrong_listen, "prefix": _wrong_prefix}[setting.key](value)
+    problem = {"listen": _wrong_listen, "prefix": _wrong_prefix, "log_level": _wrong_level}[setting.key](value)
     if problem:
         raise ConfigError(f"{place}: {setting.key} = {value!r}: {problem}")
     return value
@@ -218,6 +221,10 @@ def _wrong_prefix(value: str) -> str | None:
     if len(value) > 64 or (value and not (plain.isascii() and plain.isalnum() and value[0].isalnum())):
         return "wants at most 64 letters, digits, '-', '_' and '.', beginning with a letter or digit"
     return None
+
+
+def _wrong_level(value: str) -> str | None:
+    return None if value in LOG_LEVELS else f"wants one of {', '.join(LOG_LEVELS)}"
 
 
 def _check_order(values: dict[str, Value], sources: Mapping[str, str], defaults: Mapping[str, Value]) -> None:

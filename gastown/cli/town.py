@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from .exits import UNREACHABLE, Failed
+from .exits import CONFIGURATION, UNREACHABLE, Failed
 
 if TYPE_CHECKING:
     from gastown.client import Client
@@ -79,16 +79,13 @@ def _upward(name: str) -> Path | None:
 def prepare(folder: Path) -> Path:
     """Makes the town's .gastown (0700, ignored by git) unless it is there, and returns it. Failed on a filesystem that
     cannot hold a ledger."""
+    from gastown.filesystem import refusal
+
     state = folder / STATE_FOLDER
-    if not state.is_dir():
-        from gastown.filesystem import refusal
-
-        from .exits import CONFIGURATION
-
-        wrong = refusal(folder)
-        if wrong:
-            raise Failed(CONFIGURATION, wrong)
-        state.mkdir(mode=0o700)
+    wrong = refusal(folder)
+    if wrong:
+        raise Failed(CONFIGURATION, wrong)
+    state.mkdir(mode=0o700, exist_ok=True)
     ignore = state / ".gitignore"
     if not ignore.exists():
         ignore.write_text(IGNORE)
