@@ -74,9 +74,14 @@ def explained(error: Exception) -> click.ClickException | None:
 
 def _of_the_ledger(error: Exception) -> click.ClickException | None:
     """Errors of code that only verbs without a daemon load: if it was not loaded, it raised nothing."""
-    model, store = sys.modules.get("gastown.model"), sys.modules.get("gastown.store")
+    model, store, premises = (sys.modules.get(f"gastown.{name}") for name in ("model", "store", "premises"))
+    premises = sys.modules.get("gastown.premises")
+    if premises and isinstance(error, premises.Refusal):
+        return Failed(error.exit_code, str(error))
     if model and isinstance(error, model.Refused):
         return Failed(KIND_CODES.get(error.kind, ERROR), refused(error.kind, error.message, error.data))
+    if premises and isinstance(error, premises.Refusal):
+        return Failed(error.exit_code, str(error))
     if store and isinstance(error, store.LedgerRefused):
         return Failed(LEDGER_REFUSED, str(error))
     if store and isinstance(error, store.EpochLost):
