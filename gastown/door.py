@@ -32,6 +32,7 @@ KEPT_HEAD_BYTES_MAX: Final = 1 << 10
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 PLAIN: Final = "text/plain; charset=utf-8"
 ALIVE: Final = b'{"status":"ok"}'
+MILD: Final = (401, 403, 404, 429)  # faults of a request that leave no doubt where it ends
 NO_PLACE: Final = Fault(503, "no place left", retry_after_s=RETRY_AFTER_S)
 
 
@@ -144,6 +145,7 @@ class Door(asyncio.Protocol):
         """No further request: closes now when idle, else with the reply under way."""
         self.last = True
         if self.phase is Phase.HEAD and not self.buffer and not self.full:
+            self.begun = False
             self._close()
         elif self.visit is not None:
             self.visit.stop()
@@ -152,7 +154,7 @@ class Door(asyncio.Protocol):
         """Closes behind the last reply. Input nobody read would reset it on its way, so then we wait for the peer."""
         if self.phase >= Phase.LINGER:
             return
-        unread = bool(self.buffer) or self.phase in (Phase.HEAD, Phase.BODY, Phase.UPLOAD)
+        unread = self.buffer or self.begun or self.phase in (Phase.BODY, Phase.UPLOAD)
         self.phase = Phase.LINGER
         self.deadline = self.desk.clock() + (WRITE_S if self.unsent() else LINGER_S)
         self.buffer.clear()
@@ -184,7 +186,8 @@ class Door(asyncio.Protocol):
             end = data.find(END) + len(END)
             head = self.names.heads.get(data[:end])
             if head is not None and len(data) == end + head.length:
-                if self._admit(head):
+                self.begun = False
+                if self._admit(head, head.length):
                     self._call(data[end:])
                 return
         if self.phase >= Phase.LINGER:
@@ -237,7 +240,7 @@ class Door(asyncio.Protocol):
         raw = bytes(self.buffer[: end + len(END)])
         del self.buffer[: end + len(END)]
         head = self.names.heads.get(raw) or read(raw, self.names)
-        if self._admit(head):
+        if self._admit(head, len(self.buffer)):
             self._keep(raw, head)
             self._expect_body(head)
         return True
@@ -251,12 +254,17 @@ class Door(asyncio.Protocol):
             self.names.heads[raw] = head
 
     # -- admission --------------------------------------------------------------------------------------------------
-    def _admit(self, head: Head) -> bool:
+    def _admit(self, head: Head, here: int) -> bool:
+        """Whether the request may go on; `here` is how many bytes of its body have come."""
         self.head = head
         fault = head.fault or self._objection(head)
         if fault is None:
             return True
-        self._refuse(fault)
+        # The request is sound and all there: only its sender or its address is wrong, and the next may be better.
+        harmless = head.fault is None and fault.status in MILD and 0 <= head.length <= here
+        if harmless:
+            del self.buffer[: head.length]
+        self._refuse(fault, last=not harmless)
         return False
 
     def _objection(self, head: Head) -> Fault | None:
@@ -294,6 +302,7 @@ class Door(asyncio.Protocol):
     # -- body -------------------------------------------------------------------------------------------------------
     def _expect_body(self, head: Head) -> None:
         self.phase = Phase.BODY
+        self.begun = False
         self.received = len(self.buffer)
         self.due_bytes = self.received + BODY_WINDOW_BYTES
         self.deadline = self.desk.clock() + BODY_WINDOW_S
@@ -437,7 +446,7 @@ class Door(asyncio.Protocol):
         self.transport.write(b"".join(parts))
         self._next()
 
-    def _refuse(self, fault: Fault) -> None:
+    def _refuse(self, fault: Fault, last: bool = True) -> None:
         """A fault ends the connection: where the next request would begin may be anybody's guess."""
         self.desk.log("reject", why=fault.why, status=fault.status)
         extra = b""
@@ -447,7 +456,7 @@ class Door(asyncio.Protocol):
             extra += b"Retry-After: %d\r\n" % fault.retry_after_s
         if fault.allow:
             extra += b"Allow: %b\r\n" % fault.allow.encode()
-        self.last = True
+        self.last = self.last or last
         if self.visit is not None:
             self.visit.lost()
             self.visit = None

@@ -24,6 +24,7 @@ from gastown.pages import Pages
 
 BACKLOG: Final = 1_024  # connections the system holds until they are taken; a fleet starts at once
 ENGINE_STOP_S: Final = 5.0  # for queued calls; with STOP_S within the 10 s a stop may take
+SETTLE_S: Final = 0.05  # what was sent before the signal is taken in before the stop begins
 STOP_S: Final = 3.0  # for replies to go out, and requests that were half sent to be told 1007
 
 
@@ -53,6 +54,7 @@ class Server:
         try:
             ready()
             await shutdown.wait()
+            await asyncio.sleep(SETTLE_S)
         finally:
             for server in servers:
                 server.close()
