@@ -109,7 +109,7 @@ CLAIM: Fields = {
     "worker_id": WORKER_ID,
     "limit": may(integer(1, CLAIM_LIMIT_MAX), 1),
     "wait_ms": may(integer(0, WAIT_MS_MAX), 0),
-    "ttl_ms": may(integer(Policy().ttl_ms_min, Policy().ttl_ms_max)),
+    "ttl_ms": may(integer(1)),
     "filter": may(READY_FILTER),
 }
 HELD: Fields = {"bead_id": BEAD_ID, "token": TOKEN}

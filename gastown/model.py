@@ -119,6 +119,8 @@ FOREIGN: Final = (
     16  # the imported record has keys of its own called version, attempt or rig-like names we hide on the wire
 )
 
+EDGES: Final = 32  # waits for something, or is somebody's child
+
 DEAD_LETTER_LABEL: Final = "dead-letter"
 EXCLUDED_TYPES: Final = frozenset(
     ("merge-request", "gate", "molecule", "message", "agent", "role", "rig", "event", "convoy")

@@ -16,6 +16,7 @@ import orjson
 from gastown.model import (
     DEAD_LETTER,
     DEAD_LETTER_LABEL,
+    EDGES,
     EPHEMERAL,
     FOREIGN,
     LINE_BYTES_MAX,
@@ -220,6 +221,7 @@ def _shape(clean: dict[str, Any]) -> Shape:
     flags |= TEMPLATE if "is_template" in clean else 0
     flags |= EPHEMERAL if "ephemeral" in clean or "wisp" in clean else 0
     flags |= DEAD_LETTER if DEAD_LETTER_LABEL in labels else 0
+    flags |= EDGES if "dependencies" in clean else 0
     flags |= FOREIGN if "version" in clean or "attempt" in clean or "rig" in clean else 0
     defer = clean.get("defer_until")
     defer_ms = None if defer is None else -(-instant_ns(defer) // 1_000_000)

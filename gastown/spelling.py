@@ -112,6 +112,7 @@ def _second_text(seconds: int) -> str:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).isoformat()[:19]
 
 
+@lru_cache(maxsize=256)  # a turn has one instant, and many beads show it
 def instant_text(ns: int) -> str:
     """The spelling we write: UTC, milliseconds (rounded down), Z. `ns` must be an int64."""
     seconds, rest = divmod(ns, 1_000_000_000)

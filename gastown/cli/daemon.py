@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,6 +38,12 @@ def listen_option(verb: F) -> F:
     return click.option("--listen", metavar="A", help="host:port for TCP; port 0 takes a free one.")(verb)
 
 
+def timeout_option(usual_s: float) -> Callable[[F], F]:
+    """--timeout, given to the verb as `timeout_s`."""
+    kind, text = click.FloatRange(0), "Seconds to wait at most."
+    return click.option("--timeout", "timeout_s", type=kind, default=usual_s, show_default=True, metavar="S", help=text)
+
+
 @click.command()
 @town_option
 @listen_option
@@ -61,7 +67,15 @@ def serve(place: Place, listen: str | None, body: str, settings: dict[str, str |
 @town_option
 @listen_option
 @settings_option
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), default=START_S, show_default=True, metavar="S")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=START_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds to wait for it.",
+)
 @json_option
 def up(place: Place, listen: str | None, settings: dict[str, str | None], timeout_s: float, as_json: bool) -> None:
     """Start the daemon in the background; returns when it is ready. Does nothing when one runs already."""
@@ -129,7 +143,15 @@ def _failed(log: Path, start: int, what: str) -> str:
 
 @click.command()
 @town_option
-@click.option("--timeout", "timeout_s", type=click.FloatRange(0), default=STOP_S, show_default=True, metavar="S")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=STOP_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds to wait for its end.",
+)
 def down(place: Place, timeout_s: float) -> None:
     """Stop the daemon; returns when it has ended. Does nothing when none runs."""
     if not locked(place):

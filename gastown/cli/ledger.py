@@ -19,7 +19,7 @@ import click
 
 from gastown.client import Client, Imported, RpcError, Unreachable
 
-from .exits import ERROR, LEDGER_REFUSED, Failed
+from .exits import ERROR, LEADERSHIP_LOST, LEDGER_REFUSED, Failed
 from .screen import busy, clean, note, pairs, show, table
 from .town import Place, json_option, prepare, town_option
 
@@ -41,6 +41,16 @@ def answers(place: Place) -> bool:
     if town is not None:
         town.close()
     return town is not None
+
+
+@contextmanager
+def _private() -> Iterator[None]:
+    """What is made meanwhile is its owner's alone, as the daemon makes it."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 # ---------------------------------------------------------------- import
@@ -94,7 +104,7 @@ def _take(place: Place, path: Path, mode: str, dry_run: bool, skip_bad: bool) ->
             return town.import_from(file, mode, dry_run, skip_bad)
     from gastown import offline
 
-    with offline.open_ledger(place.folder) as ledger:
+    with _private(), offline.open_ledger(place.folder) as ledger:
         result = ledger.import_file(path, skip_bad=skip_bad, dry_run=dry_run, mode=mode)
     return Imported(result["created"], result["updated"], result["unchanged"], result["skipped"])
 
@@ -144,7 +154,7 @@ def give(place: Place, path: Path) -> None:
             return
         from gastown import offline
 
-        with offline.open_ledger(place.folder) as ledger:
+        with _private(), offline.open_ledger(place.folder) as ledger:
             ledger.export_file(path)
 
 
@@ -177,7 +187,7 @@ def _verified(place: Place) -> dict[str, Any]:
                 return town.call("ledger.verify")
         from gastown import offline
 
-        with offline.open_ledger(place.folder) as ledger:
+        with _private(), offline.open_ledger(place.folder) as ledger:
             result: dict[str, Any] = ledger.verify()
     return result
 
@@ -197,7 +207,7 @@ def backup(place: Place, file: str) -> None:
         if answers(place):
             offline.copy_live(place.folder, target)
         else:
-            with offline.open_ledger(place.folder) as ledger:
+            with _private(), offline.open_ledger(place.folder) as ledger:
                 ledger.backup(target)
     note(f"{clean(target)} holds the ledger")
 
@@ -211,11 +221,13 @@ def restore(place: Place, file: str, yes: bool) -> None:
 
     Fencing tokens leap ahead, so that no token of the time since the backup is ever good again.
     """
-    from gastown import offline
-
+    if answers(place):
+        raise Failed(LEADERSHIP_LOST, f"a daemon serves {place.folder}: `gastown down` first")
     prepare(place.folder)
     if sys.stdin.isatty() and not yes:
         click.confirm(f"put {file} in the place of the ledger of {place.folder}?", abort=True, err=True)
-    with busy("restoring"):
+    from gastown import offline
+
+    with _private(), busy("restoring"):
         kept = offline.restore(place.folder, Path(file).absolute())
     note(f"restored{f'; the ledger that was there is {clean(kept)}' if kept else ''}")

@@ -23,7 +23,8 @@ def stats(place: Place, as_json: bool) -> None:
 
 def figures(result: dict[str, Any]) -> list[tuple[str, object]]:
     """queue.stats as names and values."""
-    latency = " · ".join(f"{name} {value} ms" for name, value in result["claim_ms"].items() if value is not None)
+    claim_ms = result["claim_ms"]
+    latency = " · ".join(f"{name} {value} ms" for name, value in claim_ms.items()) if any(claim_ms.values()) else None
     return [
         ("beads", counts(result["beads"])),
         ("oldest", f"ready for {span(result['oldest_ready_age_ms'])}" if result["beads"].get("ready") else None),

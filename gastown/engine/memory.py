@@ -30,19 +30,22 @@ class Rows:
     def __init__(self) -> None:
         self._rows: OrderedDict[int, tuple[Bead, bytes]] = OrderedDict()
         self._bytes = 0
-
-    def get(self, n: int) -> tuple[Bead, bytes] | None:
-        return self._rows.get(n)
+        self.numbers: dict[str, int] = {}  # id -> row number, of the rows here
+        self.get = self._rows.get
 
     def put(self, bead: Bead, body: bytes) -> None:
-        self.drop(bead.n)
+        old = self._rows.get(bead.n)
         self._rows[bead.n] = (bead, body)
-        self._bytes += len(body) + ROW_OVERHEAD_BYTES
+        if old is None:
+            self.numbers[bead.id] = bead.n
+            self._bytes += len(body) + ROW_OVERHEAD_BYTES
+        elif old[1] is not body:
+            self._bytes += len(body) - len(old[1])
 
     def drop(self, n: int) -> None:
-        old = self._rows.pop(n, None)
-        if old is not None:
-            self._bytes -= len(old[1]) + ROW_OVERHEAD_BYTES
+        bead, body = self._rows.pop(n)
+        del self.numbers[bead.id]
+        self._bytes -= len(body) + ROW_OVERHEAD_BYTES
 
     def trim(self) -> None:
         while self._bytes > ROWS_BYTES_MAX:
@@ -50,6 +53,7 @@ class Rows:
 
     def clear(self) -> None:
         self._rows.clear()
+        self.numbers.clear()
         self._bytes = 0
 
 
@@ -146,7 +150,7 @@ class Memory:
         self.claims_s: deque[float] = deque(maxlen=CLAIMS_KEPT)
         self.timers: list[Due] = []
         self.wall_timers: list[Due] = []
-        self._undo: list[Callable[[], Any]] = []
+        self._undo: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
     # ------------------------------------------------------------ from the ledger
 
@@ -198,7 +202,8 @@ class Memory:
 
     def undo(self) -> None:
         while self._undo:
-            self._undo.pop()()
+            inverse, arguments = self._undo.pop()
+            inverse(*arguments)
         self.index.undo()
         self.rows.clear()
 
@@ -208,8 +213,8 @@ class Memory:
         self.index.settle()
         self.rows.trim()
 
-    def on_undo(self, inverse: Callable[[], Any]) -> None:
-        self._undo.append(inverse)
+    def on_undo(self, inverse: Callable[..., Any], *arguments: Any) -> None:
+        self._undo.append((inverse, arguments))
 
     def count(self, before: str | None, after: str | None) -> None:
         if before == after:
@@ -219,7 +224,7 @@ class Memory:
             counts[before] -= 1
         if after is not None:
             counts[after] += 1
-        self._undo.append(lambda: self._uncount(before, after))
+        self._undo.append((self._uncount, (before, after)))
 
     def _uncount(self, before: str | None, after: str | None) -> None:
         if before is not None:
@@ -230,7 +235,7 @@ class Memory:
     def set_lease(self, n: int, lease: Lease | None) -> None:
         old = self.leases.get(n)
         self._set_lease(n, old, lease)
-        self._undo.append(lambda: self._set_lease(n, lease, old))
+        self._undo.append((self._set_lease, (n, lease, old)))
         if lease is not None and not lease.lapsed:
             heapq.heappush(self.timers, Due(lease.until_ms, "lease", n))
 
@@ -247,7 +252,7 @@ class Memory:
     def set_worker(self, worker: Worker | None, old: Worker | None) -> None:
         """`old` gives way to `worker`; one of them may be None."""
         self._set_worker(worker, old)
-        self._undo.append(lambda: self._set_worker(old, worker))
+        self._undo.append((self._set_worker, (old, worker)))
 
     def _set_worker(self, new: Worker | None, old: Worker | None) -> None:
         if new is None:
@@ -264,17 +269,17 @@ class Memory:
 
     def add_token(self, digest: bytes, credential: Credential) -> None:
         self.tokens[digest] = credential
-        self._undo.append(lambda: self.tokens.pop(digest))
+        self._undo.append((self.tokens.pop, (digest,)))
 
     def drop_token(self, digest: bytes) -> None:
         credential = self.tokens.pop(digest)
-        self._undo.append(lambda: self.tokens.__setitem__(digest, credential))
+        self._undo.append((self.tokens.__setitem__, (digest, credential)))
 
     def forget_convoy(self, convoy_id: str) -> None:
         """Its beads changed: the facet is built anew, now and again if the turn fails."""
         facet = Facet("convoy", convoy_id)
         self.index.forget(facet)
-        self._undo.append(lambda: self.index.forget(facet))
+        self._undo.append((self.index.forget, (facet,)))
 
     def place(self, bead: Bead, lease: Lease | None) -> None:
         """Put the bead where it belongs in the ready index, and its timer."""

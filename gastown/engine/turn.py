@@ -15,6 +15,7 @@ from .. import record
 from ..model import (
     BLOCKING_KINDS,
     DEAD_LETTER_LABEL,
+    EDGES,
     TICK_MAX,
     Bead,
     Event,
@@ -54,6 +55,11 @@ class Turn:
             found = self.store.load(n)
             self.memory.rows.put(*found)
         return found
+
+    def find(self, bead_id: str) -> int | None:
+        """The row number of an id."""
+        n = self.memory.rows.numbers.get(bead_id)
+        return self.store.find(bead_id) if n is None else n
 
     def lease(self, n: int) -> Lease | None:
         return self.memory.leases.get(n)
@@ -250,6 +256,8 @@ class Turn:
     def _around(self, bead: Bead) -> Around:
         if bead.status in ("closed", "tombstone"):
             return Around(bool(bead.hindered))
+        if not bead.flags & EDGES:
+            return Around(bool(bead.hindered))
         held_above, defer_ms = self._above(bead.n)
         return Around(bool(bead.hindered), held_above, defer_ms)
 
@@ -294,7 +302,8 @@ class Turn:
             elif kind == "parent-child":
                 self._affect(src, False)
                 self._below(self.row(src)[0])
-        self.touch_waiters_on_parents(bead.n)
+        if bead.flags & EDGES:
+            self.touch_waiters_on_parents(bead.n)
 
     def _affect(self, n: int, direct: bool) -> None:
         self._ripples[n] = self._ripples.get(n, False) or direct

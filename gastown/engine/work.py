@@ -43,7 +43,7 @@ class Park:
 
 def find(turn: Turn, bead_id: str) -> int:
     """The row number; not_found where there is no such bead (a tombstone is none)."""
-    n = turn.store.find(bead_id)
+    n = turn.find(bead_id)
     if n is None or turn.row(n)[0].status == "tombstone":
         raise Refused("not_found", f"no bead {bead_id[:64]!a}", what="bead", id=bead_id)
     return n

@@ -70,7 +70,7 @@ def heartbeat(turn: Turn, credential: Credential, params: dict[str, Any]) -> dic
     lost = list(told)
     leases = []
     for beat in params["leases"]:
-        n = turn.store.find(beat["bead_id"])
+        n = turn.find(beat["bead_id"])
         lease = turn.lease(n) if n is not None else None
         if n is not None and lease is not None and lease.token == beat["token"] and lease.worker_id == worker.id:
             _renew(turn, n, lease, beat)
