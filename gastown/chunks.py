@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 SIZE_LINE_BYTES_MAX: Final = 256  # a size and its extensions
-TRAILER_BYTES_MAX: Final = 4 << 10
+TRAILER_BYTES_MAX: Final = 4 << 10  # they are read over and not kept
 OVERHEAD_BYTES_MAX: Final = 1 << 20  # size lines of one body: a megabyte sent byte by byte is nobody's honest client
 _SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t -~\x80-\xff]*)?\r\n")
 _TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n")

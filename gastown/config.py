@@ -118,7 +118,7 @@ def load(
             sources[key] = place
     _check_order(values, sources, defaults)
     rules = {key: int(values.pop(key)) for key in policy}
-    return Config(policy=rules, sources=sources, **values)  # type: ignore[arg-type]
+    return Config(policy=rules, sources=sources, **values)  # type: ignore[arg-type]  # `checked` gave each key its kind
 
 
 def _known(key: str, place: str) -> str:
@@ -231,7 +231,7 @@ def _check_order(values: dict[str, Value], sources: Mapping[str, str], defaults:
     """Bounds that speak of two keys. A default gives way to a neighbour somebody set, so one key is enough to shorten
     a lease or a backoff; two set keys that contradict each other are an error."""
     for low, high in ORDERED:
-        if values[low] <= values[high]:  # type: ignore[operator]
+        if values[low] <= values[high]:  # type: ignore[operator]  # the keys of ORDERED are integers
             continue
         if sources[low] == "default" and values[low] == defaults[low]:
             values[low] = values[high]

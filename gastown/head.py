@@ -17,7 +17,7 @@ import httptools
 from gastown.model import IMPORT_BYTES_MAX
 
 HEAD_BYTES_MAX: Final = 16 << 10  # request line and headers; a browser with cookies sends some 2 KiB
-HEADER_LINES_MAX: Final = 64
+HEADER_LINES_MAX: Final = 64  # browsers send about 20
 FORM_BYTES_MAX: Final = 16 << 10  # a login code
 END: Final = b"\r\n\r\n"
 CHUNKED: Final = -1  # Head.length of a body that tells its size as it comes

@@ -52,7 +52,7 @@ from gastown.shapes import (
 )
 
 ID_BYTES_MAX: Final = 256  # of an id in a question: given ids have 128, children and imported ones may be longer
-WORKER_ID_BYTES_MAX: Final = 128
+WORKER_ID_BYTES_MAX: Final = 128  # far more than the ids we make
 KIND_BYTES_MAX: Final = 64  # a word: issue_type, role; the longest known is merge-request
 BRANCH_BYTES_MAX: Final = 255  # a file name's length, since branches are files
 COMMIT_BYTES_MAX: Final = 64  # SHA-256 in hex

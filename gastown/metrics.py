@@ -187,7 +187,7 @@ def _labelled(name: str, values: Mapping[str, float]) -> Metric:
 
 def _plain(name: str, value: float | None) -> Metric:
     family: Metric = _family(_BY_NAME[name])
-    family.add_metric([], float(value or 0))  # type: ignore[attr-defined]
+    family.add_metric([], float(value or 0))  # type: ignore[attr-defined]  # as above
     return family
 
 

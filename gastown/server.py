@@ -66,8 +66,11 @@ class Server:
         sock = listener.sock
         if sock.family == socket.AF_UNIX:
             names = Names()
-            factory: Callable[[], asyncio.Protocol] = lambda: Lines(desk) if listener.lines else Door(desk, names)  # noqa: E731
-            return await running.create_unix_server(factory, sock=sock, backlog=BACKLOG)
+
+            def answer() -> asyncio.Protocol:
+                return Lines(desk) if listener.lines else Door(desk, names)
+
+            return await running.create_unix_server(answer, sock=sock, backlog=BACKLOG)
         host, port = sock.getsockname()[:2]
         tcp_names = Names(host, port)
         return await running.create_server(lambda: Door(desk, tcp_names), sock=sock, backlog=BACKLOG)

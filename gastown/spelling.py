@@ -58,7 +58,7 @@ EDGE_KINDS: Final = frozenset((
     "until", "caused-by", "validates", "delegated-from",
 ))  # fmt: skip
 
-PRIORITY_MAX: Final = 4
+PRIORITY_MAX: Final = 4  # 0 is critical, as bd
 PRIORITY_DEFAULT: Final = 2
 METADATA_DEPTH: Final = 3  # brackets open around the metadata of an edge
 

@@ -61,10 +61,6 @@ FROM bead AS b JOIN body AS y ON y.n = b.n ORDER BY b.id;
 -- The highest row number given out.
 SELECT coalesce(max(n), 0) FROM bead;
 
--- name: bead_count :one
--- How many records there are, deletions included.
-SELECT count(*) FROM bead;
-
 -- name: bead_ids :many
 -- Every id and row number, to match an import against.
 SELECT id, n FROM bead;
@@ -114,11 +110,8 @@ SELECT dst, kind, any_children FROM edge WHERE src = :n ORDER BY dst, kind;
 -- Which beads name this id, and how.
 SELECT src, kind FROM edge WHERE dst = :id;
 
--- name: edge_to_any :one
--- Whether any bead names this id.
-SELECT 1 FROM edge WHERE dst = :id LIMIT 1;
-
 -- name: edge_add :exec
+-- An edge read off a body.
 INSERT INTO edge (src, dst, kind, any_children) VALUES (:src, :dst, :kind, :any_children);
 
 -- name: edges_drop :exec
@@ -128,11 +121,6 @@ DELETE FROM edge WHERE src = :n;
 -- name: blockers :many
 -- Targets of a bead's own edges that may hold it: kind, gate, target's id and whether it has ended (tombstones have).
 SELECT e.kind, e.any_children, b.id, b.ended, b.status FROM edge AS e JOIN bead AS b ON b.id = e.dst WHERE e.src = :n;
-
--- name: blockers_open :one
--- Whether an unended bead is the target of a blocking edge of this one.
-SELECT 1 FROM edge AS e JOIN bead AS b ON b.id = e.dst
-WHERE e.src = :n AND e.kind IN ('blocks', 'conditional-blocks') AND b.ended = 0 LIMIT 1;
 
 -- name: children_by_ended :many
 -- Of the beads whose parent is this id: which values of ended occur.
@@ -149,6 +137,7 @@ WHERE e.src = :n AND e.kind = 'parent-child' AND b.status <> 'tombstone';
 SELECT src FROM edge WHERE dst = :id AND kind = 'parent-child';
 
 -- name: recheck_add :exec
+-- Leave a bead's readiness to a later turn.
 INSERT OR IGNORE INTO recheck (n) VALUES (:n);
 
 -- name: recheck_some :many
@@ -156,15 +145,19 @@ INSERT OR IGNORE INTO recheck (n) VALUES (:n);
 SELECT n FROM recheck ORDER BY n LIMIT :page;
 
 -- name: recheck_drop :exec
+-- It has been decided.
 DELETE FROM recheck WHERE n = :n;
 
 -- name: labels_of :many
+-- A bead's labels, sorted.
 SELECT label FROM label WHERE n = :n ORDER BY label;
 
 -- name: label_add :exec
+-- A label read off a body.
 INSERT INTO label (n, label) VALUES (:n, :label);
 
 -- name: labels_drop :exec
+-- Forget a bead's labels before they are read anew.
 DELETE FROM label WHERE n = :n;
 
 -- name: labelled :many
@@ -186,21 +179,26 @@ WHERE excluded.token >= lease.token;
 UPDATE lease SET until_ms = :until_ms WHERE n = :n AND token = :token;
 
 -- name: lease_drop :exec
+-- End a grant; the token is the guard.
 DELETE FROM lease WHERE n = :n AND token = :token;
 
 -- name: leases_all :many
+-- Every unsettled grant, lapsed ones included.
 SELECT n, worker_id, worker_name, token, attempt, ttl_ms, until_ms, lapsed, version, updated_ns, last_seq FROM lease;
 
 -- name: worker_put :exec
+-- Write a registration, new or changed.
 INSERT INTO worker VALUES (:id, :name, :credential, :labels, :capacity, :role, :meta, :registered_ms, :last_seen_ms,
   :draining, :gone_ms)
 ON CONFLICT (id) DO UPDATE SET labels = excluded.labels, capacity = excluded.capacity, role = excluded.role,
   meta = excluded.meta, last_seen_ms = excluded.last_seen_ms, draining = excluded.draining, gone_ms = excluded.gone_ms;
 
 -- name: worker_drop :exec
+-- Forget a worker long gone.
 DELETE FROM worker WHERE id = :id;
 
 -- name: workers_all :many
+-- Every registration that is remembered.
 SELECT id, name, credential, labels, capacity, role, meta, registered_ms, last_seen_ms, draining, gone_ms FROM worker;
 
 -- name: request_get :one
@@ -208,10 +206,12 @@ SELECT id, name, credential, labels, capacity, role, meta, registered_ms, last_s
 SELECT digest, reply FROM request_even WHERE key = :key UNION ALL SELECT digest, reply FROM request_odd WHERE key = :key;
 
 -- name: request_put_even :exec
+-- Keep the reply of a request_id, on days of even number.
 INSERT INTO request_even (key, digest, reply) VALUES (:key, :digest, :reply)
 ON CONFLICT (key) DO UPDATE SET reply = excluded.reply;
 
 -- name: request_put_odd :exec
+-- The same on days of odd number.
 INSERT INTO request_odd (key, digest, reply) VALUES (:key, :digest, :reply)
 ON CONFLICT (key) DO UPDATE SET reply = excluded.reply;
 
@@ -220,30 +220,39 @@ ON CONFLICT (key) DO UPDATE SET reply = excluded.reply;
 UPDATE request_even SET reply = :reply WHERE key = :key;
 
 -- name: request_put_again_odd :exec
+-- The same on days of odd number.
 UPDATE request_odd SET reply = :reply WHERE key = :key;
 
 -- name: request_clear_even :exec
+-- Drop the replies of the day before yesterday.
 DELETE FROM request_even;
 
 -- name: request_clear_odd :exec
+-- The same on days of odd number.
 DELETE FROM request_odd;
 
 -- name: request_count :one
+-- How many replies are kept.
 SELECT (SELECT count(*) FROM request_even) + (SELECT count(*) FROM request_odd);
 
 -- name: salvage_get :one
+-- Where the late result of a stale token is kept.
 SELECT seq FROM salvage WHERE n = :n AND token = :token;
 
 -- name: salvage_add :exec
+-- Remember where; once per bead and token.
 INSERT INTO salvage (n, token, seq) VALUES (:n, :token, :seq);
 
 -- name: convoy_get :one
+-- One convoy.
 SELECT id, name, created_ms FROM convoy WHERE id = :id;
 
 -- name: convoy_add :exec
+-- A new convoy.
 INSERT INTO convoy (id, name, created_ms) VALUES (:id, :name, :created_ms);
 
 -- name: convoys_after :many
+-- A page of convoys by id.
 SELECT id, name, created_ms FROM convoy WHERE id > :id ORDER BY id LIMIT :page;
 
 -- name: convoy_beads :many
@@ -252,37 +261,48 @@ SELECT b.n, b.id, b.state, b.status FROM convoy_bead AS c JOIN bead AS b ON b.n 
 ORDER BY b.id;
 
 -- name: convoy_members :many
+-- The beads of a convoy.
 SELECT n FROM convoy_bead WHERE convoy = :convoy;
 
 -- name: convoys_of :many
+-- The convoys of a bead.
 SELECT convoy FROM convoy_bead WHERE n = :n ORDER BY convoy;
 
 -- name: convoy_bead_add :exec
+-- Put a bead into a convoy.
 INSERT OR IGNORE INTO convoy_bead (convoy, n) VALUES (:convoy, :n);
 
 -- name: convoy_bead_drop :exec
+-- Take it out.
 DELETE FROM convoy_bead WHERE convoy = :convoy AND n = :n;
 
 -- name: pauses :many
+-- Which rigs are paused.
 SELECT rig FROM pause ORDER BY rig;
 
 -- name: pause_add :exec
+-- Pause a rig.
 INSERT OR IGNORE INTO pause (rig) VALUES (:rig);
 
 -- name: pause_drop :exec
+-- Resume it.
 DELETE FROM pause WHERE rig = :rig;
 
 -- name: tokens_all :many
+-- Every token, revoked ones included.
 SELECT id, name, scope, hash, created_ms, last_used_ms, revoked FROM token ORDER BY created_ms, id;
 
 -- name: token_add :exec
+-- A new token; its secret is kept hashed.
 INSERT INTO token (id, name, scope, hash, created_ms, last_used_ms, revoked)
 VALUES (:id, :name, :scope, :hash, :created_ms, NULL, 0);
 
 -- name: token_revoke :exec
+-- Make a token worthless.
 UPDATE token SET revoked = 1 WHERE id = :id;
 
 -- name: token_used :exec
+-- When a token was last used.
 UPDATE token SET last_used_ms = :last_used_ms WHERE id = :id;
 
 -- name: memory_put :exec
@@ -291,6 +311,7 @@ INSERT INTO memory (key, json, seq) VALUES (:key, :json, :seq)
 ON CONFLICT (key) DO UPDATE SET json = excluded.json, seq = excluded.seq;
 
 -- name: memories :many
+-- The memory lines of imported files.
 SELECT key, json, seq FROM memory ORDER BY key;
 
 -- name: bead_list :many
@@ -315,7 +336,9 @@ SELECT min(b.ready_ms) FROM bead AS b LEFT JOIN lease AS l ON l.n = b.n AND l.la
 WHERE b.state = 'ready' AND l.n IS NULL;
 
 -- name: labels_all :many
+-- Every label, for verify.
 SELECT n, label FROM label ORDER BY n;
 
 -- name: edges_all :many
+-- Every edge, for verify.
 SELECT src, dst, kind, any_children FROM edge ORDER BY src;

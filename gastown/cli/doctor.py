@@ -29,11 +29,11 @@ from .ledger import answers, give, reachable
 from .screen import clean, show, span, table
 from .town import Place, json_option, town_option
 
-PYTHON_MIN: Final = (3, 11)
+PYTHON_MIN: Final = (3, 11)  # as in pyproject.toml
 WAL_RACE_FIXED: Final = (3, 51, 3)  # before it, two connections that write or checkpoint at once can corrupt a WAL
 CLOCK_AHEAD_MS: Final = 60_000  # the town's clock never goes back; so far ahead of the wall means the wall was set back
 EDGES_SHOWN: Final = 5  # examples of each kind of finding
-CYCLES_MAX: Final = 20
+CYCLES_MAX: Final = 20  # shown; a rotten graph has very many
 CYCLE_KINDS: Final = ("blocks", "conditional-blocks", "waits-for", "parent-child")
 OK, WARN, FAIL = "ok", "warn", "fail"
 

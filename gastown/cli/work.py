@@ -143,7 +143,7 @@ def _claim(desk: Desk, asked: dict[str, Any], wait_s: float) -> dict[str, Any]:
         wait_ms = min(POLL_MS_MAX, max(0, round((ends_s - time.monotonic()) * 1000)))
         began_s = time.monotonic()
         result = desk.as_worker(
-            lambda worker_id, wait_ms=wait_ms: desk.town.call(  # type: ignore[misc]
+            lambda worker_id, wait_ms=wait_ms: desk.town.call(  # type: ignore[misc]  # a default binds this round's value
                 "work.claim", worker_id=worker_id, wait_ms=wait_ms, **asked
             )
         )

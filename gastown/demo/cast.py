@@ -125,7 +125,7 @@ class Cast:
     def listen(self) -> None:
         """Takes what agents have told, waiting PACE_S at most; Gone if one ended that should not have."""
         for key, _ in self.selector.select(PACE_S):
-            line = key.fileobj.readline()  # type: ignore[union-attr]
+            line = key.fileobj.readline()  # type: ignore[union-attr]  # only pipes are registered
             if line:
                 self.hear(key.data, json.loads(line))
                 continue

@@ -43,7 +43,7 @@ WAL_PAGES_MAX: Final = 16_384  # 64 MiB: a reader that keeps the log from being 
 HOUSEKEEPING_MS: Final = 1_000  # how often the mark is synced and the disk's room looked at, while anything happens
 STORAGE_LOW_BYTES: Final = 64 << 20
 LAG_MS: Final = 1_000  # how often the loop's lag is measured
-EVENTS_PAGE_MAX: Final = 1_000
+EVENTS_PAGE_MAX: Final = 1_000  # read at once for a reader that resumes: a few 100 KB
 VERIFY: Final = "ledger.verify"
 HEAVY: Final = frozenset(("ledger.import",))  # decided on the writer thread, since it may take seconds
 

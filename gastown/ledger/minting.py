@@ -17,7 +17,7 @@ from gastown.spelling import ID
 
 # Most ids of each length before the next length begins. 8 characters serve any number.
 COUNT_MAX: Final = {3: 163, 4: 983, 5: 5_898, 6: 35_389, 7: 212_338}
-LENGTH_MAX: Final = 8
+LENGTH_MAX: Final = 8  # as bd
 NONCES: Final = 10  # tries at one length
 PREFIX_DEFAULT: Final = "bead"
 PREFIX_CHARS_MAX: Final = 64  # leaves room for the hash and for children of children in an id of 128

@@ -11,7 +11,7 @@ from ..model import Policy
 
 HEALTHY_PERMILLE: Final = 800
 DEGRADED_PERMILLE: Final = 500
-DEGRADED_STALLED_MAX: Final = 2
+DEGRADED_STALLED_MAX: Final = 2  # workers; more is unhealthy
 ENDS_WINDOW: Final = 100  # how many of the latest ends count towards success
 ENDS_WINDOW_MS: Final = 3_600_000  # and how old they may be
 

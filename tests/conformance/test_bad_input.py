@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil  # type: ignore[import-untyped]
+import psutil  # type: ignore[import-untyped]  # it ships no annotations
 import pytest
 
 from .door import INFO, JSON, ask, bearer, ended, error, head, healthy, knock, new_token, push, rpc, seq

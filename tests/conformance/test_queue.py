@@ -201,7 +201,7 @@ bead.create bead.get bead.list bead.ready bead.update bead.close bead.reopen bea
 bead.history ledger.import ledger.export ledger.verify queue.stats queue.pause queue.resume
 convoy.create convoy.get convoy.list convoy.add convoy.remove scale.advice system.info
 token.create token.list token.revoke rpc.discover
-""".split()  # noqa: SIM905, as a table
+""".split()  # noqa: SIM905 as a table
 
 
 def test_the_document_names_every_method_and_no_other(shared_town: Town) -> None:
