@@ -158,14 +158,23 @@ def down(place: Place, timeout_s: float) -> None:
         click.echo("down already" if place.exists else f"{place.folder} is no town: nothing runs")
         return
     process = _proven(place)
+    process.terminate()
+    ends_s = time.monotonic() + timeout_s
+    while not _ended(process):
+        if time.monotonic() > ends_s:
+            raise Failed(ERROR, f"pid {process.pid} has not ended within {timeout_s:g} s: see `gastown logs`")
+        time.sleep(POLL_S)
+    click.echo("down")
+
+
+def _ended(process: psutil.Process) -> bool:
+    """A process whose parent has not looked after it yet has ended too."""
     import psutil
 
-    process.terminate()
     try:
-        process.wait(timeout_s)
-    except psutil.TimeoutExpired:
-        raise Failed(ERROR, f"pid {process.pid} has not ended within {timeout_s:g} s: see `gastown logs`") from None
-    click.echo("down")
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def locked(place: Place) -> bool:
