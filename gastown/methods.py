@@ -26,7 +26,6 @@ from gastown.model import (
     STATES,
     TITLE_CHARS_MAX,
     WAIT_MS_MAX,
-    Policy,
 )
 from gastown.shapes import (
     Fields,
@@ -75,7 +74,7 @@ GIVEN_ID = pattern(
 BEAD_ID = text(1, ID_BYTES_MAX)
 WORKER_ID = text(1, WORKER_ID_BYTES_MAX)
 TOKEN = integer(1)
-LABEL = line(LABEL_BYTES_MAX)
+LABEL = line(LABEL_BYTES_MAX, printable=False)  # any text, as an import may have brought
 LABELS = array(LABEL, 0, LABELS_MAX)
 NAME = name(NAME_BYTES_MAX)
 WORD = line(KIND_BYTES_MAX)

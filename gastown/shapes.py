@@ -111,8 +111,8 @@ def utf8() -> Shape:
     return Shape(check, _string())
 
 
-def line(size: int, minimum: int = 1) -> Shape:
-    """One line of at most `size` bytes, without control characters."""
+def line(size: int, minimum: int = 1, printable: bool = True) -> Shape:
+    """At most `size` bytes; unless `printable` is False, one line without control characters."""
 
     def check(value: Any) -> str:
         if type(value) is not str:
@@ -121,7 +121,7 @@ def line(size: int, minimum: int = 1) -> Shape:
             raise wrong("must not be empty")
         if len(value) * 4 > size and len(value.encode()) > size:
             raise over(size, "bytes")
-        if not (value.isascii() and value.isprintable()) and CONTROL.search(value):
+        if printable and not (value.isascii() and value.isprintable()) and CONTROL.search(value):
             raise wrong("must not hold control characters")
         return value
 

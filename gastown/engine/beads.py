@@ -78,9 +78,8 @@ class Birth:
         description = item.get("description") or ""
         count = turn.memory.bead_max + len(self.taken)
         start, title = prefix(turn), item["title"]
-        return self.free(
-            lambda: minting.mint(start, title, description, self.by, turn.now_ns, count, taken=self.is_taken)
-        )
+        at_ns = turn.now_ns + count  # beads of one title, made in one millisecond, differ
+        return self.free(lambda: minting.mint(start, title, description, self.by, at_ns, count, taken=self.is_taken))
 
     def edges(self, item: dict[str, Any], given: set[str]) -> list[Edge]:
         """The edges of an item; not_found when a target is neither in the ledger nor in this call."""

@@ -210,7 +210,7 @@ class Coordinator:
         result = COMMANDS[call.method](turn, unit.credential, call.params)
         if isinstance(result, Park):
             if turn.seq > before and key is not None:
-                self._remember(turn, key, call.digest, result.base | work.nothing(turn))
+                self._remember(turn, key, call.digest, result.base | work.nothing(turn, result.asked))
             self._park(turn, result, unit, key, call.digest)
             return None
         sealed = seal(turn, result)
@@ -250,7 +250,7 @@ class Coordinator:
         line = self.memory.line
         line.add(waiting)
         self.memory.on_undo(lambda: line.remove(waiting) if line.holds(waiting) else None)
-        heapq.heappush(self.memory.timers, Due(waiting.until_ms, "claim", waiting.no))
+        heapq.heappush(self.memory.claim_timers, Due(waiting.until_ms, "claim", waiting.no))
         self._seen_changes = -1
 
     def _leave(self, waiting: Waiting) -> None:
@@ -279,7 +279,7 @@ class Coordinator:
         for waiting, refused in turn.dismissed:
             if self.memory.line.holds(waiting):
                 self._leave(waiting)
-            answer: Outcome = refused if refused is not None else seal(turn, waiting.base | work.nothing(turn))
+            answer: Outcome = refused if refused is not None else seal(turn, waiting.base | work.nothing(turn, waiting.asked))
             done.replies.append((waiting.unit, [answer]))
         turn.dismissed.clear()
 
@@ -331,7 +331,7 @@ class Coordinator:
         waiting = self.memory.line.all()
         for one in waiting:
             self.memory.line.remove(one)
-        return [(one.unit, [seal(turn, one.base | work.nothing(turn))]) for one in waiting]
+        return [(one.unit, [seal(turn, one.base | work.nothing(turn, one.asked))]) for one in waiting]
 
     def give_back(self, unit: Unit, outcomes: list[Outcome]) -> Unit | None:
         """The unit that releases grants nobody received; None where a request_id keeps them for the retry."""
@@ -347,7 +347,7 @@ class Coordinator:
     def _due(self, now: Now) -> bool:
         memory = self.memory
         return bool(
-            (memory.timers and memory.timers[0].at_ms <= now.ms)
+            any(heap and heap[0].at_ms <= now.ms for heap in (memory.timers, memory.claim_timers))
             or (memory.wall_timers and memory.wall_timers[0].at_ms <= now.wall_ms)
             or memory.recheck
             or now.ms // DAY_MS != self._day
@@ -361,7 +361,8 @@ class Coordinator:
     def _tick(self, turn: Turn, done: Decided) -> None:
         """Do what is due: lapses, wake-ups, waiting claims whose time is over, left-over rechecks, old replays."""
         memory, now = self.memory, turn.now
-        for heap, at_ms in ((memory.timers, now.ms), (memory.wall_timers, now.wall_ms)):
+        heaps = ((memory.timers, now.ms), (memory.wall_timers, now.wall_ms), (memory.claim_timers, now.ms))
+        for heap, at_ms in heaps:
             for _ in range(TICK_MAX):
                 if not heap or heap[0].at_ms > at_ms:
                     break
@@ -380,7 +381,7 @@ class Coordinator:
                 if waiting.no == due.n and waiting.until_ms <= turn.now.ms:
                     self._leave(waiting)
                     self.memory.seen_ms[waiting.worker_id] = turn.now.ms
-                    done.replies.append((waiting.unit, [seal(turn, waiting.base | work.nothing(turn))]))
+                    done.replies.append((waiting.unit, [seal(turn, waiting.base | work.nothing(turn, waiting.asked))]))
         else:
             turn.wake(due.n, due.at_ms)
 

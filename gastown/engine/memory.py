@@ -20,6 +20,7 @@ from ..store import Store
 from .index import Entry, Facet, ReadyIndex
 
 ROWS_BYTES_MAX: Final = 8 << 20  # bodies kept for beads lately read; a lease's own completes without a read
+TIMERS_SEEN: Final = 16  # timers looked at for retry_after_ms
 CLAIMS_KEPT: Final = 1_000  # latencies that queue.stats' percentiles are taken of
 ROW_OVERHEAD_BYTES: Final = 1_500  # about what a row costs beside its body
 
@@ -118,7 +119,7 @@ class Line:
 
 
 class Due(NamedTuple):
-    """A timer: `kind` is lease, bead, wall (a bead's, on the wall clock) or claim."""
+    """A timer: `kind` is lease, bead, wall (a bead's, on the wall clock) or claim (`n` is then its place in line)."""
 
     at_ms: int
     kind: str
@@ -150,6 +151,7 @@ class Memory:
         self.claims_s: deque[float] = deque(maxlen=CLAIMS_KEPT)
         self.timers: list[Due] = []
         self.wall_timers: list[Due] = []
+        self.claim_timers: list[Due] = []
         self._undo: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
 
     # ------------------------------------------------------------ from the ledger
@@ -308,9 +310,40 @@ class Memory:
     def is_paused(self, rig: str) -> bool:
         return "*" in self.paused or rig in self.paused
 
+    def next_ready_ms(self, wall_now_ms: int, now_ms: int, fits: Callable[[int], bool]) -> int | None:
+        """When time may next make a bead claimable that `fits`: a deadline, the end of a backoff or of a deferral.
+
+        Looks at the first few timers; past those the next one's time stands in, which is early, never late.
+        """
+        found = []
+        for heap, shift_ms in ((self.timers, 0), (self.wall_timers, now_ms - wall_now_ms)):
+            self._drop_stale(heap)
+            hit = heap[0] if heap and fits(heap[0].n) else None
+            if heap and hit is None:
+                near = heapq.nsmallest(TIMERS_SEEN, heap)
+                hit = next((due for due in near if fits(due.n)), near[-1] if len(near) == TIMERS_SEEN else None)
+            if hit is not None:
+                found.append(hit.at_ms + shift_ms)
+        return min(found, default=None)
+
+    def _drop_stale(self, heap: list[Due]) -> None:
+        """Timers are not taken back when what they watch is gone or was renewed: mend those at the top."""
+        while heap:
+            due = heap[0]
+            lease = self.leases.get(due.n)
+            if due.kind != "lease":
+                if lease is None or lease.lapsed:
+                    return
+            elif lease is not None and not lease.lapsed:
+                if lease.until_ms <= due.at_ms:
+                    return
+                heapq.heapreplace(heap, Due(lease.until_ms, "lease", due.n))
+                continue
+            heapq.heappop(heap)
+
     def next_due_ms(self, wall_now_ms: int, now_ms: int) -> int | None:
         """The town time of the next timer of either clock."""
-        due = [self.timers[0].at_ms] if self.timers else []
+        due = [heap[0].at_ms for heap in (self.timers, self.claim_timers) if heap]
         if self.wall_timers:
             due.append(now_ms + max(0, self.wall_timers[0].at_ms - wall_now_ms))
         return min(due, default=None)

@@ -76,8 +76,7 @@ class Turn:
         return record.wire_bead(bead, body, self.lease(n))
 
     def version(self, n: int) -> int:
-        bead, lease = self.row(n)[0], self.lease(n)
-        return bead.version if lease is None else max(bead.version, lease.version)
+        return lease_rules.version_of(self.row(n)[0], self.lease(n))
 
     # ------------------------------------------------------------ events
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from .. import record
-from ..model import SALVAGE_BYTES_MAX, Bead, Credential, Edge, Lease, Refused, Worker
+from ..model import EXCLUDED_TYPES, SALVAGE_BYTES_MAX, Bead, Credential, Edge, Lease, Refused, Worker
 from ..rules import bead as bead_rules
 from ..rules import dispatch
 from ..rules import lease as lease_rules
@@ -66,9 +66,8 @@ def contact(turn: Turn, credential: Credential, worker_id: str) -> Worker:
 def holding(turn: Turn, credential: Credential, params: dict[str, Any]) -> tuple[Bead, Lease]:
     """The bead and its lease, if the token is its latest grant. Refused: not_found, lease_lost, forbidden."""
     n = find(turn, params["bead_id"])
-    bead, lease = turn.row(n)[0], turn.lease(n)
-    if lease is None or lease.token != params["token"]:
-        raise lease_rules.lost(bead, lease, params["token"])
+    bead = turn.row(n)[0]
+    lease = lease_rules.check_token(bead, turn.lease(n), params["token"])
     owner = turn.memory.workers.get(lease.worker_id)
     if owner is not None:
         worker_rules.check_owner(credential, owner.credential)
@@ -101,9 +100,12 @@ def _salvage(turn: Turn, params: dict[str, Any], late: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- claiming
 
 
+ANY: Final = Filter()
+
+
 def parse_filter(asked: dict[str, Any] | None) -> Filter:
     if not asked:
-        return Filter()
+        return ANY
     return Filter(
         tuple(sorted(set(asked.get("labels_all") or ()))),
         tuple(sorted(set(asked.get("labels_any") or ()))),
@@ -131,11 +133,16 @@ def _pick_one(turn: Turn, asked: Filter) -> list[int]:
     n = turn.store.find(asked.bead_id or "")
     if n is None or n not in turn.memory.index.entries:
         return []
+    return [n] if _admits(turn, asked, n) and not turn.memory.is_paused(turn.row(n)[0].rig) else []
+
+
+def _admits(turn: Turn, asked: Filter, n: int) -> bool:
     bead = turn.row(n)[0]
+    if asked == ANY:
+        return bead.issue_type not in EXCLUDED_TYPES
     labels = frozenset(row[0] for row in turn.store.many("labels_of", n))
     convoys = frozenset(row[0] for row in turn.store.many("convoys_of", n))
-    fits = dispatch.admits(asked, bead, labels, convoys) and not turn.memory.is_paused(bead.rig)
-    return [n] if fits else []
+    return dispatch.admits(asked, bead, labels, convoys)
 
 
 def grant(turn: Turn, worker: Worker, n: int, ttl_ms: int) -> dict[str, Any]:
@@ -144,8 +151,7 @@ def grant(turn: Turn, worker: Worker, n: int, ttl_ms: int) -> dict[str, Any]:
     lapsed = turn.lease(n)
     before = history.previous(turn, n) if bead.last_token is not None or lapsed is not None else []
     turn.token_high += 1
-    lease = lease_rules.grant(bead, worker.id, worker.name, turn.token_high, ttl_ms, turn.now.ms, 0)
-    lease = lease._replace(version=turn.version(n) + 1)
+    lease = lease_rules.grant(bead, lapsed, worker.id, worker.name, turn.token_high, ttl_ms, turn.now.ms)
     turn.hold("leased", lease, bead, grant_data(lease))
     return claim_entry(turn, n, before)
 
@@ -186,11 +192,12 @@ def serve(turn: Turn, park: Park) -> dict[str, Any] | Park:
         return park.base | {"claims": [grant(turn, worker, n, park.ttl_ms) for n in numbers]}
     if park.wait_ms and not worker.draining:
         return park
-    return park.base | nothing(turn)
+    return park.base | nothing(turn, park.asked)
 
 
-def nothing(turn: Turn) -> dict[str, Any]:
-    due_ms = turn.memory.next_due_ms(turn.now.wall_ms, turn.now.ms)
+def nothing(turn: Turn, asked: Filter) -> dict[str, Any]:
+    """An empty answer, and when the next bead this filter admits may become claimable."""
+    due_ms = turn.memory.next_ready_ms(turn.now.wall_ms, turn.now.ms, lambda n: _admits(turn, asked, n))
     return {"claims": [], "retry_after_ms": dispatch.retry_after_ms(due_ms, turn.now.ms)}
 
 

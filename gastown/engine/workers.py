@@ -57,8 +57,8 @@ def _pass_on(turn: Turn, n: int, worker: Worker) -> None:
     if old.lapsed:
         bead = turn.revive(bead, old)
     turn.token_high += 1
-    lease = lease_rules.grant(bead, worker.id, worker.name, turn.token_high, old.ttl_ms, turn.now.ms, 0)
-    lease = lease._replace(version=turn.version(n) + 1, attempt=old.attempt)
+    held = turn.lease(n) or old
+    lease = lease_rules.pass_on(bead, held, worker.id, worker.name, turn.token_high, turn.now.ms)
     turn.hold("leased", lease, bead, grant_data(lease, takes=old.token))
 
 

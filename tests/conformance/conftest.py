@@ -15,15 +15,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def body(pytestconfig: pytest.Config) -> str:
+def coordinator(pytestconfig: pytest.Config) -> str:
     # The option is unknown when pytest starts from the root and meets this file late: then the default holds.
     return str(pytestconfig.getoption("--body", default="python"))
 
 
 @pytest.fixture
-def town(body: str) -> Iterator[Town]:
+def town(coordinator: str) -> Iterator[Town]:
     """A fresh daemon with short leases and backoff, for one test."""
-    with_short_times = Town(body, SETTINGS)
+    with_short_times = Town(coordinator, SETTINGS)
     try:
         yield with_short_times.start()
     finally:
@@ -31,9 +31,9 @@ def town(body: str) -> Iterator[Town]:
 
 
 @pytest.fixture(scope="module")
-def shared_town(body: str) -> Iterator[Town]:
+def shared_town(coordinator: str) -> Iterator[Town]:
     """A daemon with short leases and backoff, for tests that keep to their own beads."""
-    shared = Town(body, SETTINGS)
+    shared = Town(coordinator, SETTINGS)
     try:
         yield shared.start()
     finally:
@@ -41,9 +41,9 @@ def shared_town(body: str) -> Iterator[Town]:
 
 
 @pytest.fixture(scope="module")
-def plain_town(body: str) -> Iterator[Town]:
+def plain_town(coordinator: str) -> Iterator[Town]:
     """A daemon with the contract's own numbers, for tests that keep to their own beads."""
-    plain = Town(body)
+    plain = Town(coordinator)
     try:
         yield plain.start()
     finally:

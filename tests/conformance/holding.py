@@ -20,5 +20,5 @@ def beat(town: Town, worker: str, *leases: dict[str, Any], **extra: Any) -> Any:
 def lapsed(town: Town, worker: str, bead_id: str | None = None) -> dict[str, Any]:
     """A lease whose deadline has passed and which nobody was granted since."""
     lease = town.lease(worker, bead_id, ttl_ms=TTL_MS)
-    town.await_kind(lease["bead_id"], "lapsed")
+    until(lambda: any(e["kind"] == "lapsed" and e["token"] == lease["token"] for e in town.history(lease["bead_id"])))
     return lease

@@ -33,8 +33,8 @@ def test_a_lower_priority_number_goes_first(shared_town: Town) -> None:
     assert claimed(shared_town, shared_town.worker(), rig) == [f"{rig}-{p}" for p in range(5)]
 
 
-def test_p0_goes_first_however_long_others_have_waited(body: str) -> None:
-    town = Town(body, {"aging_ms": 1})
+def test_p0_goes_first_however_long_others_have_waited(coordinator: str) -> None:
+    town = Town(coordinator, {"aging_ms": 1})
     try:
         town.start()
         old = town.bead(priority=1, rig="r")["id"]
@@ -45,8 +45,8 @@ def test_p0_goes_first_however_long_others_have_waited(body: str) -> None:
         town.close()
 
 
-def test_a_bead_rises_one_step_per_ageing_span(body: str) -> None:
-    town = Town(body, {"aging_ms": AGING_MS})
+def test_a_bead_rises_one_step_per_ageing_span(coordinator: str) -> None:
+    town = Town(coordinator, {"aging_ms": AGING_MS})
     try:
         town.start()
         old = town.bead(priority=4, rig="r")["id"]

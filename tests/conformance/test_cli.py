@@ -23,9 +23,9 @@ AT = "2026-01-01T00:00:00Z"
 
 
 @pytest.fixture
-def bare(body: str) -> Iterator[Town]:
+def bare(coordinator: str) -> Iterator[Town]:
     """A folder nobody serves."""
-    unserved = Town(body)
+    unserved = Town(coordinator)
     try:
         yield unserved
     finally:
@@ -254,7 +254,7 @@ def test_a_new_token_is_printed_for_people_too(plain_town: Town) -> None:
 
 # -- files in and out --------------------------------------------------------------------------------------------------
 def test_import_export_verify_with_a_daemon(town: Town) -> None:
-    (town.dir / "in.jsonl").write_text(record("a-1") + record("a-2", unknown={"kept": 1.50}))
+    (town.dir / "in.jsonl").write_text(record("a-1") + record("a-2", unknown={"kept": 1.5}))
     says(town.run("import", "in.jsonl"))
     assert {bead["id"] for bead in town.walk("bead.list")} == {"a-1", "a-2"}
     exported = town.run("export")
@@ -265,13 +265,13 @@ def test_import_export_verify_with_a_daemon(town: Town) -> None:
 
 
 def test_import_export_verify_without_one(bare: Town) -> None:
-    (bare.dir / "in.jsonl").write_text(record("a-1") + record("a-2", unknown={"kept": 1.50}))
+    (bare.dir / "in.jsonl").write_text(record("a-1") + record("a-2", unknown={"kept": 1.5}))
     says(bare.run("init"))
     says(bare.run("import", "in.jsonl"))
     says(bare.run("verify"))
     offline = says(bare.run("export"))
     assert [json.loads(line)["id"] for line in offline.splitlines()] == ["a-1", "a-2"]
-    assert '"kept":1.50' in offline
+    assert '"kept":1.5' in offline
     bare.start()
     assert says(bare.run("export")) == offline
     says(bare.run("import", "in.jsonl"))

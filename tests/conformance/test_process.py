@@ -25,9 +25,9 @@ SOCKET_PATH_MAX = 100  # bytes; longer ones move to the runtime folder
 
 
 @pytest.fixture
-def bare(body: str) -> Iterator[Town]:
+def bare(coordinator: str) -> Iterator[Town]:
     """A town nobody serves yet."""
-    unserved = Town(body)
+    unserved = Town(coordinator)
     try:
         yield unserved
     finally:
@@ -307,7 +307,7 @@ def test_a_long_path_moves_the_sockets_to_the_runtime_folder(bare: Town) -> None
 
 
 def test_two_long_paths_do_not_meet(body: str, bare: Town) -> None:
-    other = Town(body)
+    other = Town(coordinator)
     try:
         other.env["XDG_RUNTIME_DIR"] = str(bare.home)
         for town in (bare, other):

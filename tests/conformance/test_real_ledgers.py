@@ -44,7 +44,7 @@ def imported(request: pytest.FixtureRequest, body: str, data: Path) -> Iterator[
     """A town of its own with one of the files in it."""
     ledger: Ledger = request.param
     text = (data / ledger.file).read_text()
-    town = Town(body, SETTINGS)
+    town = Town(coordinator, SETTINGS)
     try:
         town.start()
         yield Imported(town, ledger, text, town.call("ledger.import", jsonl=text))

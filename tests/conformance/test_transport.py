@@ -300,8 +300,8 @@ def many_files() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("many_files")
-def test_a_full_house_still_answers_healthz(body: str) -> None:
-    town = Town(body)
+def test_a_full_house_still_answers_healthz(coordinator: str) -> None:
+    town = Town(coordinator)
     try:
         town.start()
         crowded = [town.connect() for _ in range(CONNECTIONS_MAX)]
