@@ -48,7 +48,7 @@ def document() -> bytes:
 def unit_of(envelope: Envelope, who: Credential, deliver: Callable[[list[Outcome]], bool]) -> Unit | None:
     """What the engine is asked; None when there is nothing it must decide."""
     calls = envelope.calls
-    if any(call.method == DISCOVER for call in calls):
+    if calls[0].method == DISCOVER or (envelope.batch and any(map(_discovers, calls))):
         calls = [call for call in calls if not _discovers(call)]
     return Unit(calls, who, envelope.batch, deliver) if calls else None
 
@@ -62,7 +62,7 @@ def answer(envelope: Envelope, outcomes: list[Outcome]) -> tuple[int, bytes]:
     call = envelope.calls[0]
     if envelope.batch or call.notify:
         return 200, encode_reply(envelope, _with_documents(envelope, outcomes))
-    outcome = call.refused or (orjson.Fragment(document()) if _discovers(call) else outcomes[0])
+    outcome = call.refused or (orjson.Fragment(document()) if call.method == DISCOVER else outcomes[0])
     if isinstance(outcome, Refused):
         return STATUS_OF_KIND.get(outcome.kind, 200), encode_refused(call.id, outcome)
     return 200, encode_ok(call.id, outcome, call.method)

@@ -28,7 +28,7 @@ SMALL_BODY_BYTES: Final = 16 << 10  # below this a body needs no reservation: 4,
 BODIES_BYTES_MAX: Final = 64 << 20  # all larger bodies under way, the one import beside them
 STALLED_BYTES_MAX: Final = 64 << 20  # replies nobody reads; past this the oldest reader is cut off
 SWEEP_S: Final = 1.0  # how often deadlines of connections are looked at
-TOKEN_CHARS_MAX: Final = 256
+TOKEN_CHARS_MAX: Final = 256  # of a bearer token; ours have 43
 
 # Times a peer has, seconds; the sweep adds at most SWEEP_S, so that 408 comes within 10.
 HEAD_S: Final = 8.0  # for a whole head, from the connection's or the request's first instant
@@ -82,7 +82,7 @@ class Desk:
         self._by_credential: dict[str, int] = {}
         self._wrong: deque[float] = deque()
         self._reserved = 0
-        self._importing: Connection | None = None
+        self.importing: Connection | None = None
         self.refresh_date()
 
     def refresh_date(self) -> None:
@@ -179,14 +179,14 @@ class Desk:
 
     def begin_import(self, connection: Connection) -> bool:
         """The one place for a body over the ordinary limit."""
-        if self._importing is not None and self._importing is not connection:
+        if self.importing is not None and self.importing is not connection:
             return False
-        self._importing = connection
+        self.importing = connection
         return True
 
     def end_import(self, connection: Connection) -> None:
-        if self._importing is connection:
-            self._importing = None
+        if self.importing is connection:
+            self.importing = None
 
     def stall(self, connection: Connection) -> None:
         """A peer reads too slowly; past the common bound the one that has done so longest is cut off."""

@@ -9,7 +9,6 @@ before is found by its bytes (head.py) and its request skips the parser; nothing
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
 from http import HTTPStatus
 from typing import Any, Final
@@ -17,7 +16,17 @@ from typing import Any, Final
 from gastown.answers import PEEK_BYTES, Outcome, answer, could_import, grants, refusal, unit_of
 from gastown.bridge import BACKLOG_BYTES_MAX, Visit
 from gastown.chunks import BadChunk, Chunks
-from gastown.desk import BODY_WINDOW_BYTES, BODY_WINDOW_S, HEAD_S, IDLE_S, LINGER_S, RETRY_AFTER_S, WRITE_S, Desk
+from gastown.desk import (
+    BODY_WINDOW_BYTES,
+    BODY_WINDOW_S,
+    HEAD_S,
+    IDLE_S,
+    LINGER_S,
+    RETRY_AFTER_S,
+    SMALL_BODY_BYTES,
+    WRITE_S,
+    Desk,
+)
 from gastown.engine import Unit
 from gastown.events import Feed, open_feed
 from gastown.head import CHUNKED, END, Fault, Head, Names, beginning, read
@@ -28,7 +37,7 @@ from gastown.protocol import Envelope, decode, encode_refused
 
 PIPELINED_BYTES_MAX: Final = 64 << 10  # taken in behind an unanswered request before reading pauses
 HEADS_KEPT_MAX: Final = 1024  # judged heads a listener remembers; a fleet of one client library needs a handful
-KEPT_HEAD_BYTES_MAX: Final = 1 << 10
+KEPT_HEAD_BYTES_MAX: Final = 1 << 10  # an agent sends the same head again and again; longer ones are read each time
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 PLAIN: Final = "text/plain; charset=utf-8"
 ALIVE: Final = b'{"status":"ok"}'
@@ -36,13 +45,13 @@ MILD: Final = (401, 403, 404, 429)  # faults of a request that leave no doubt wh
 NO_PLACE: Final = Fault(503, "no place left", retry_after_s=RETRY_AFTER_S)
 
 
-class Phase(enum.IntEnum):
-    HEAD = 0  # between requests or inside a head
-    BODY = 1
-    BUSY = 2  # an answer is awaited from the engine or a page
-    UPLOAD = 3  # a page reads the body as it comes
-    LINGER = 4  # the last reply is out; what still comes is thrown away
-    CLOSED = 5
+# Where a connection is in its request, in this order; plain integers because every call compares them.
+HEAD: Final = 0  # between requests or inside a head
+BODY: Final = 1
+BUSY: Final = 2  # an answer is awaited from the engine or a page
+UPLOAD: Final = 3  # a page reads the body as it comes
+LINGER: Final = 4  # the last reply is out; what still comes is thrown away
+CLOSED: Final = 5
 
 
 class Door(asyncio.Protocol):
@@ -53,11 +62,12 @@ class Door(asyncio.Protocol):
         self.names = names
         self.transport: Any = None
         self.buffer = bytearray()
-        self.phase = Phase.HEAD
+        self.phase = HEAD
         self.deadline = desk.clock() + HEAD_S
         self.credential: Credential | None = None  # whose TCP place this is
         self.reserved = 0
         self.spare = False
+        self.trusting = False  # a call without a credential is the owner's
         self.head: Head | None = None
         self.who = UNIX  # of the request under way
         self.envelope: Envelope | None = None
@@ -79,14 +89,15 @@ class Door(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         if self.names.unix and peer_uid(transport.get_extra_info("socket")) != self.desk.uid:
-            self.phase = Phase.CLOSED
+            self.phase = CLOSED
             self.desk.log("reject", why="foreign uid")
             self.transport.abort()
             return
         self.spare = not self.desk.enter(self)
+        self.trusting = self.names.unix and not self.spare
 
     def connection_lost(self, _: Exception | None) -> None:
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
         self._hang_up()
         if self.visit is not None:
             self.visit.lost()
@@ -101,7 +112,7 @@ class Door(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The peer sends no more. It may have died or only be done: what can be stranded is not sent to it."""
         self.eof = True
-        if self.phase is Phase.BUSY and self.unit is not None:
+        if self.phase == BUSY and self.unit is not None:
             if self.envelope is not None and grants(self.envelope):
                 self._hang_up()
                 return False
@@ -113,14 +124,14 @@ class Door(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.full = True
-        if self.phase in (Phase.HEAD, Phase.LINGER) or self.visit is not None:
+        if self.phase in (HEAD, LINGER) or self.visit is not None:
             self.deadline = self.desk.clock() + WRITE_S
         self.desk.stall(self)
 
     def resume_writing(self) -> None:
         self.full = False
         self.desk.stalled.pop(self, None)
-        if self.phase is Phase.HEAD:
+        if self.phase == HEAD:
             self.deadline = self.desk.clock() + IDLE_S
         if self.visit is not None:
             self.deadline = math.inf
@@ -136,7 +147,7 @@ class Door(asyncio.Protocol):
     def crowded_out(self) -> None:
         """Somebody newer needs this spare place."""
         self.desk.spares.pop(self, None)
-        if self.phase is Phase.HEAD:
+        if self.phase == HEAD:
             self._refuse(NO_PLACE)
         else:
             self.cut()
@@ -144,7 +155,7 @@ class Door(asyncio.Protocol):
     def finish(self) -> None:
         """No further request: closes now when idle, else with the reply under way."""
         self.last = True
-        if self.phase is Phase.HEAD and not self.buffer and not self.full:
+        if self.phase == HEAD and not self.buffer and not self.full:
             self.begun = False
             self._close()
         elif self.visit is not None:
@@ -152,10 +163,10 @@ class Door(asyncio.Protocol):
 
     def _close(self) -> None:
         """Closes behind the last reply. Input nobody read would reset it on its way, so then we wait for the peer."""
-        if self.phase >= Phase.LINGER:
+        if self.phase >= LINGER:
             return
-        unread = self.buffer or self.begun or self.phase in (Phase.BODY, Phase.UPLOAD)
-        self.phase = Phase.LINGER
+        unread = self.buffer or self.begun or self.phase in (BODY, UPLOAD)
+        self.phase = LINGER
         self.deadline = self.desk.clock() + (WRITE_S if self.unsent() else LINGER_S)
         self.buffer.clear()
         self.body = bytearray()
@@ -168,11 +179,11 @@ class Door(asyncio.Protocol):
     def overdue(self) -> None:
         """The deadline passed."""
         self.deadline = math.inf
-        if self.full or self.phase is Phase.LINGER:
+        if self.full or self.phase == LINGER:
             self.cut()
-        elif self.phase is Phase.HEAD and not self.begun:
+        elif self.phase == HEAD and not self.begun:
             self._close()
-        elif self.phase is Phase.BUSY:
+        elif self.phase == BUSY:
             if self.visit is not None:
                 self.visit.overdue()
         elif self.visit is not None and self.visit.started:
@@ -182,20 +193,23 @@ class Door(asyncio.Protocol):
 
     # -- reading ----------------------------------------------------------------------------------------------------
     def data_received(self, data: bytes) -> None:
-        if self.phase is Phase.HEAD and not self.buffer and not self.full:
+        if self.phase == HEAD and not self.buffer and not self.full:
             end = data.find(END) + len(END)
             head = self.names.heads.get(data[:end])
             if head is not None and len(data) == end + head.length:
                 self.begun = False
-                if self._admit(head, head.length):
+                if self.trusting and head.authorization is None and head.length <= SMALL_BODY_BYTES:
+                    self.head, self.who = head, UNIX  # what `_admit` would find, without asking
+                    self._call(data[end:])
+                elif self._admit(head, head.length):
                     self._call(data[end:])
                 return
-        if self.phase >= Phase.LINGER:
+        if self.phase >= LINGER:
             return
         self.received += len(data)
         self.buffer += data
         self._pump()
-        if len(self.buffer) > PIPELINED_BYTES_MAX and not self.paused and self.phase is not Phase.BODY:
+        if len(self.buffer) > PIPELINED_BYTES_MAX and not self.paused and self.phase != BODY:
             self.paused = True
             self.transport.pause_reading()
 
@@ -217,11 +231,11 @@ class Door(asyncio.Protocol):
 
     def _step(self) -> bool:
         """One step; False when it needs more bytes or an answer."""
-        if self.phase is Phase.HEAD:
+        if self.phase == HEAD:
             return bool(self.buffer) and self._take_head()
-        if self.phase is Phase.BODY:
+        if self.phase == BODY:
             return self._take_body()
-        if self.phase is Phase.UPLOAD:
+        if self.phase == UPLOAD:
             return self._pass_body()
         return False
 
@@ -301,7 +315,7 @@ class Door(asyncio.Protocol):
 
     # -- body -------------------------------------------------------------------------------------------------------
     def _expect_body(self, head: Head) -> None:
-        self.phase = Phase.BODY
+        self.phase = BODY
         self.begun = False
         self.received = len(self.buffer)
         self.due_bytes = self.received + BODY_WINDOW_BYTES
@@ -366,7 +380,7 @@ class Door(asyncio.Protocol):
     def _act(self, body: bytes) -> None:
         assert self.head is not None
         path = self.head.path
-        self.phase = Phase.BUSY
+        self.phase = BUSY
         self.deadline = math.inf
         if path == "/rpc":
             self._call(body)
@@ -385,7 +399,7 @@ class Door(asyncio.Protocol):
             over = refused.kind == "limit" and len(raw) > BODY_BYTES_MAX
             self._reply(413 if over else 200, encode_refused(None, refused))
             return
-        self.phase = Phase.BUSY
+        self.phase = BUSY
         self.deadline = math.inf
         self.envelope = envelope
         self.unit = unit = unit_of(envelope, self.who, self.deliver)
@@ -400,11 +414,11 @@ class Door(asyncio.Protocol):
         if envelope is None or self.transport.is_closing():
             return False
         status, said = answer(envelope, outcomes)
-        if status == 200 and said and not self.closing:
-            self.transport.write(b"%b%d\r\n\r\n%b" % (self.desk.head_ok, len(said), said))
-            self._next()
-        else:
+        if status != 200 or not said or self.closing:
             self._reply(status if said else 204, said)
+            return True
+        self.transport.write(b"%b%d\r\n\r\n%b" % (self.desk.head_ok, len(said), said))
+        self._go_on()
         return True
 
     @property
@@ -415,21 +429,25 @@ class Door(asyncio.Protocol):
         return self.last or self.spare or self.desk.stopping or self.head is None or not self.head.keep_alive
 
     def _next(self) -> None:
-        """The request is answered; on with the next one."""
-        if self.reserved:
-            self.desk.release(self)
-        self.desk.end_import(self)
+        """The request is answered; on with the next one, if there is to be one."""
         if self.closing:
             self._close()
-            return
-        self.phase = Phase.HEAD
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.reserved:
+            self.desk.release(self)
+        if self.desk.importing is self:
+            self.desk.end_import(self)
+        self.phase = HEAD
         self.begun = False
         self.deadline = self.desk.clock() + (WRITE_S if self.full else IDLE_S)
         if self.paused:
             self._resume()
         if self.buffer:
             self._pump()
-            if self.eof and self.phase <= Phase.BODY and not self.pumping:
+            if self.eof and self.phase <= BODY and not self.pumping:
                 self._close()
 
     # -- answering --------------------------------------------------------------------------------------------------
@@ -479,7 +497,7 @@ class Door(asyncio.Protocol):
         if not self.desk.begin_import(self):
             self._refuse(Fault(503, "another import is under way", retry_after_s=RETRY_AFTER_S))
             return
-        self.phase = Phase.UPLOAD
+        self.phase = UPLOAD
         self.visit = Visit(self, None)
 
     def _pass_body(self) -> bool:
@@ -495,7 +513,7 @@ class Door(asyncio.Protocol):
         if piece:
             visit.feed(bytes(piece))
         if done:
-            self.phase = Phase.BUSY
+            self.phase = BUSY
             self.deadline = math.inf
             visit.ended()
         elif visit.backlog > BACKLOG_BYTES_MAX and not self.paused:
@@ -516,7 +534,7 @@ class Door(asyncio.Protocol):
 
     def read_on(self) -> None:
         """The page has read what there was."""
-        if self.phase is Phase.UPLOAD and self.paused:
+        if self.phase == UPLOAD and self.paused:
             self.due_bytes = self.received + BODY_WINDOW_BYTES
             self.deadline = self.desk.clock() + BODY_WINDOW_S
             self._resume()
@@ -524,11 +542,11 @@ class Door(asyncio.Protocol):
     def answer_page(self, status: int, body: bytes) -> None:
         """A whole reply instead of the page's own."""
         self.visit = None
-        self.last = self.last or self.phase is Phase.UPLOAD
+        self.last = self.last or self.phase == UPLOAD
         self._reply(status, body, PLAIN)
 
     def visit_done(self) -> None:
         """The page's reply is out."""
         self.visit = None
-        self.last = self.last or self.phase is Phase.UPLOAD
+        self.last = self.last or self.phase == UPLOAD
         self._next()

@@ -21,6 +21,8 @@ from gastown.peers import peer_uid
 from gastown.protocol import Envelope, decode, encode_refused
 
 UNDER_WAY_MAX: Final = 1_024  # calls of one connection; past this its next lines wait in the socket
+UNSENT_BYTES_MAX: Final = 1 << 20  # a client may send all its calls before it reads the first reply
+CHUNK_BYTES_MAX: Final = 64 << 10  # of one read, taken apart at once: some 1,000 calls
 RESERVE_STEP_BYTES: Final = 64 << 10
 
 
@@ -81,12 +83,15 @@ class Lines(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.full = True
         self.deadline = self.desk.clock() + WRITE_S
-        self._pause()
         self.desk.stall(self)
 
     def resume_writing(self) -> None:
         self.full = False
         self.desk.stalled.pop(self, None)
+        if self.last:
+            if not self.under_way:
+                self._linger()
+            return
         self.deadline = math.inf
         self._go_on()
 
@@ -127,12 +132,21 @@ class Lines(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.last:
             return
-        one = data.find(b"\n") == len(data) - 1 and len(data) <= BODY_BYTES_MAX
-        if one and not self.buffer and not self.full and not self.paused:
-            self._line(data)
+        if self.full:
+            self.desk.stall(self)
+        if self.buffer or self.full or self.paused or len(data) > CHUNK_BYTES_MAX:
+            self.buffer += data
+            self._go_on()
             return
-        self.buffer += data
-        self._go_on()
+        *lines, rest = data.split(b"\n")
+        for line in lines:
+            if not self.last:
+                self._line(line)
+        if rest and not self.last:
+            self.buffer += rest
+            self._go_on()
+        elif self.crowded:
+            self._pause()
 
     def _go_on(self) -> None:
         """Takes the whole lines out of the buffer, as far as their replies may go out. An answer given at once comes
@@ -145,7 +159,7 @@ class Lines(asyncio.Protocol):
                 self.going = False
 
     def _take_lines(self) -> None:
-        while not self.last and not self.full and len(self.under_way) < UNDER_WAY_MAX:
+        while not self.last and not self.crowded:
             end = self.buffer.find(b"\n", self.searched)
             if end < 0:
                 self.searched = len(self.buffer)
@@ -153,17 +167,23 @@ class Lines(asyncio.Protocol):
             line = bytes(memoryview(self.buffer)[:end])
             del self.buffer[: end + 1]
             self.searched = 0
-            self.deadline = math.inf
+            if not self.full:
+                self.deadline = math.inf
             self._line(line)
         if self.last:
             return
-        if self.full or len(self.under_way) >= UNDER_WAY_MAX:
+        if self.crowded:
             self._pause()
             return
         self._unfinished()
         if self.paused and not self.last:
             self.paused = False
             self.transport.resume_reading()
+
+    @property
+    def crowded(self) -> bool:
+        """Whether this peer owes us reading before it is heard again."""
+        return len(self.under_way) >= UNDER_WAY_MAX or (self.full and self.unsent() > UNSENT_BYTES_MAX)
 
     def _pause(self) -> None:
         if not self.paused and not self.transport.is_closing():
@@ -185,7 +205,7 @@ class Lines(asyncio.Protocol):
             refused = busy("too many large lines")
         if refused is not None:
             self._end(refused)
-        elif self.deadline == math.inf or size >= self.due_bytes:
+        elif not self.full and (self.deadline == math.inf or size >= self.due_bytes):
             self.due_bytes = size + BODY_WINDOW_BYTES
             self.deadline = self.desk.clock() + BODY_WINDOW_S
 
@@ -235,7 +255,7 @@ class Lines(asyncio.Protocol):
         if self.last:
             if not self.under_way:
                 self._linger()
-        elif self.paused and not self.full and len(self.under_way) < UNDER_WAY_MAX // 2:
+        elif self.paused and len(self.under_way) < UNDER_WAY_MAX // 2:
             self._go_on()
         return True
 
