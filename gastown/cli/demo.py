@@ -6,7 +6,7 @@ import click
 
 
 @click.command()
-@click.option("--agents", type=click.IntRange(3, 20), default=5, show_default=True, help="How many agent processes.")
+@click.option("--agents", type=click.IntRange(3, 8), default=5, show_default=True, help="How many agent processes.")
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the work's lengths and order.")
 @click.option("--keep", type=click.Path(file_okay=False), metavar="DIR", help="Work in DIR and leave it behind.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document at the end.")

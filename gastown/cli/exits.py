@@ -66,6 +66,8 @@ def explained(error: Exception) -> click.ClickException | None:
         return Failed(UNREACHABLE, f"{error}; start it with `gastown up`")
     if isinstance(error, ConfigError):
         return Failed(CONFIGURATION, str(error))
+    if isinstance(error, BrokenPipeError):
+        return None  # whoever read our output has enough: click ends quietly
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         return Failed(OS_CODES.get(error.errno or 0, ERROR), f"{place}{error.strerror or error}")

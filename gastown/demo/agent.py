@@ -3,7 +3,7 @@
     python -m gastown.demo.agent TOWN ORIGIN CLONE NAME SEED MODE
 
 Law: what happens is told as one JSON object a line on standard output, and nothing else is. It works until it is ended.
-MODE is steady, crash (on its second bead it waits to be killed) or silent (on its second bead it stops itself, and when
+MODE is steady, crash (on its first bead it waits to be killed) or silent (on its first bead it stops itself, and when
 it is woken goes on as if nothing had happened).
 """
 
@@ -24,7 +24,7 @@ from gastown.demo.git import git
 STEP_S: Final = (0.05, 0.2)  # thinking before each commit: far below a fifth of the ttl, so a beat is never late
 COMMITS: Final = (1, 3)  # of one bead
 WAIT_MS: Final = 5_000
-TROUBLE_AT: Final = 2  # which bead of its own an agent gets into trouble with
+TROUBLE_AT: Final = 1  # which bead of its own an agent gets into trouble with; every agent surely gets a first
 
 
 def tell(event: str, **facts: Any) -> None:

@@ -45,7 +45,9 @@ class Cast:
         self.selector = selectors.DefaultSelector()
         self.registered: set[str] = set()
         self.holding: dict[str, Trouble] = {}  # "crash" and "silent" -> what was held
+        self.woken = False
         self.refused: dict[str, dict[str, Any]] = {}  # agent -> its last refusal
+        self.latest: dict[str, int] = {}  # bead -> token of its latest grant
         self.claim_ms: list[float] = []  # round trips of claims that found work at once, as the agents timed them
 
     # -- processes --------------------------------------------------------------------------------------------------
@@ -150,10 +152,8 @@ class Cast:
         again = f", attempt {told['attempt']}" if told["attempt"] > 1 else ""
         self.view.agent(name, "works", f"{bead} {told['title']}")
         self.view.say(f"{name} claimed {bead} (token {token}{again})")
-        silent = self.holding.get("silent")
-        if silent is not None and bead == silent.bead_id and name != silent.worker:
-            self.view.say(f"{silent.worker} is woken: it still believes in token {silent.token}")
-            self.agents[silent.worker].send_signal(signal.SIGCONT)
+        self.latest[bead] = max(self.latest.get(bead, 0), token)
+        self._wake()
 
     def _completed(self, name: str, bead: str, token: int, told: dict[str, Any]) -> None:
         self.view.finished()
@@ -170,6 +170,16 @@ class Cast:
         self.holding["silent"] = Trouble(name, bead, token)
         self.view.agent(name, "silent", f"holds {bead}")
         self.view.say(f"{name} goes silent while it holds {bead}")
+        self._wake()
+
+    def _wake(self) -> None:
+        """Lets the silent agent go on, once somebody else has its bead."""
+        silent = self.holding.get("silent")
+        if silent is None or self.woken or self.latest[silent.bead_id] <= silent.token:
+            return
+        self.woken = True
+        self.view.say(f"{silent.worker} is woken: it still believes in token {silent.token}")
+        self.agents[silent.worker].send_signal(signal.SIGCONT)
 
     def _refused(self, name: str, bead: str, token: int, told: dict[str, Any]) -> None:
         self.refused[name] = told

@@ -15,7 +15,8 @@ NOBODY: Final = "gastown-demo"
 
 
 def environment(name: str = NOBODY) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    """The environment of every process here: none of the user's settings of git or of gastown."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "GASTOWN_"))}
     mail = f"{name}@demo.invalid"
     return kept | {
         "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_TERMINAL_PROMPT": "0",
