@@ -163,7 +163,8 @@ class Turn:
         old = self.lease(bead.n)
         prev = bead.last_seq if old is None else max(bead.last_seq, old.last_seq)
         self.seq += 1
-        lease = lease._replace(last_seq=self.seq)
+        if lease.last_seq != self.seq:
+            lease = lease._replace(last_seq=self.seq)
         before = bead_rules.state_of(bead, old)
         self._set_lease(bead.n, old, lease)
         self.memory.count(before, bead_rules.state_of(bead, lease))

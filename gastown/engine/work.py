@@ -52,14 +52,13 @@ def find(turn: Turn, bead_id: str) -> int:
 def contact(turn: Turn, credential: Credential, worker_id: str) -> Worker:
     """The registration this call is made for; the call counts as contact. Refused: worker_unknown, forbidden."""
     memory = turn.memory
+    now_ms = turn.now.ms
     worker = memory.workers.get(worker_id)
-    if worker is None:
-        worker_rules.check_known(None, turn.now.ms, memory.policy)
-    assert worker is not None
-    worker_rules.check_owner(credential, worker.credential)
-    seen_ms = turn.now.ms if memory.line.by_worker.get(worker_id) else memory.seen_ms.get(worker_id, 0)
-    worker_rules.check_known(worker._replace(last_seen_ms=seen_ms), turn.now.ms, memory.policy)
-    memory.seen_ms[worker_id] = turn.now.ms
+    seen_ms = now_ms if worker_id in memory.line.by_worker else memory.seen_ms.get(worker_id, 0)
+    if worker is not None:
+        worker_rules.check_owner(credential, worker.credential)
+    worker = worker_rules.check_known(worker, seen_ms, now_ms, memory.policy)
+    memory.seen_ms[worker_id] = now_ms
     return worker
 
 
@@ -121,6 +120,9 @@ def pick(turn: Turn, asked: Filter, limit: int) -> list[int]:
     memory = turn.memory
     if "*" in memory.paused:
         return []
+    if limit == 1 and asked is ANY and not memory.paused:
+        head = memory.index.first()
+        return [] if head is None else [head.n]
     if asked.bead_id is not None:
         return _pick_one(turn, asked)
     candidates = memory.index.candidates(asked)
@@ -153,7 +155,7 @@ def grant(turn: Turn, worker: Worker, n: int, ttl_ms: int) -> dict[str, Any]:
     turn.token_high += 1
     lease = lease_rules.grant(bead, lapsed, worker.id, worker.name, turn.token_high, ttl_ms, turn.now.ms)
     turn.hold("leased", lease, bead, grant_data(lease))
-    return claim_entry(turn, n, before)
+    return {"bead": turn.wire(n), "lease": shown_lease(bead.id, lease), "context": {"previous": before}}
 
 
 def grant_data(lease: Lease, **more: Any) -> dict[str, Any]:
@@ -161,15 +163,9 @@ def grant_data(lease: Lease, **more: Any) -> dict[str, Any]:
     return {"attempt": lease.attempt, "worker_name": lease.worker_name, "ttl_ms": lease.ttl_ms, **more}
 
 
-def claim_entry(turn: Turn, n: int, before: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"bead": turn.wire(n), "lease": shown_lease(turn, n), "context": {"previous": before}}
-
-
-def shown_lease(turn: Turn, n: int) -> dict[str, Any]:
-    lease = turn.lease(n)
-    assert lease is not None
+def shown_lease(bead_id: str, lease: Lease) -> dict[str, Any]:
     return {
-        "bead_id": turn.row(n)[0].id,
+        "bead_id": bead_id,
         "worker_id": lease.worker_id,
         "token": lease.token,
         "attempt": lease.attempt,

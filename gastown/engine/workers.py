@@ -41,8 +41,14 @@ def register(turn: Turn, credential: Credential, params: dict[str, Any]) -> dict
         "worker_id": worker.id,
         "heartbeat_every_ms": memory.policy.ttl_ms // BEAT_FRACTION,
         "lease_ttl_ms": memory.policy.ttl_ms,
-        "leases": [shown_lease(turn, n) for n in numbers],
+        "leases": [show_lease(turn, n) for n in numbers],
     }
+
+
+def show_lease(turn: Turn, n: int) -> dict[str, Any]:
+    lease = turn.lease(n)
+    assert lease is not None
+    return shown_lease(turn.row(n)[0].id, lease)
 
 
 def _put(turn: Turn, worker: Worker, old: Worker | None) -> None:
@@ -74,7 +80,7 @@ def heartbeat(turn: Turn, credential: Credential, params: dict[str, Any]) -> dic
         lease = turn.lease(n) if n is not None else None
         if n is not None and lease is not None and lease.token == beat["token"] and lease.worker_id == worker.id:
             _renew(turn, n, lease, beat)
-            leases.append(shown_lease(turn, n))
+            leases.append(show_lease(turn, n))
         else:
             lost.append(_loss(turn, n, lease, worker, beat, told))
     turn.ripple()
@@ -165,7 +171,7 @@ def shown(turn: Turn, worker: Worker) -> dict[str, Any]:
         "role": worker.role,
         "labels": orjson.loads(worker.labels),
         "capacity": worker.capacity,
-        "leases": [shown_lease(turn, lease.n) for lease in live_leases(turn, worker.id)],
+        "leases": [show_lease(turn, lease.n) for lease in live_leases(turn, worker.id)],
         "last_seen_ms": worker.last_seen_ms,
     }
 

@@ -48,12 +48,31 @@ def attempt_of(bead: Bead) -> int:
     return bead.failures + bead.losses + 1
 
 
-def grant(bead: Bead, worker_id: str, worker_name: str, token: int, ttl_ms: int, now_ms: int, seq: int) -> Lease:
-    """A lease on a claimable bead; its row is untouched but for the token, which the lease carries."""
+def version_of(bead: Bead, lease: Lease | None) -> int:
+    """What the world sees: a grant or a checkpoint lives in the lease row alone."""
+    return bead.version if lease is None else max(bead.version, lease.version)
+
+
+def check_token(bead: Bead, lease: Lease | None, token: int) -> Lease:
+    """The bead's unsettled grant, if the token is its. Refused (lease_lost) otherwise."""
+    if lease is None or lease.token != token:
+        raise lost(bead, lease, token)
+    return lease
+
+
+def grant(
+    bead: Bead, lapsed: Lease | None, worker_id: str, worker_name: str, token: int, ttl_ms: int, now_ms: int
+) -> Lease:
+    """A lease on a claimable bead, whose row stays as it is; `lapsed` is the grant it supersedes."""
     return Lease(
         bead.n, worker_id, worker_name, token, attempt_of(bead), ttl_ms, now_ms + ttl_ms,
-        0, bead.version + 1, now_ms * 1_000_000, seq,
+        0, version_of(bead, lapsed) + 1, now_ms * 1_000_000, 0,
     )  # fmt: skip
+
+
+def pass_on(bead: Bead, old: Lease, worker_id: str, worker_name: str, token: int, now_ms: int) -> Lease:
+    """The same worker, registered anew, goes on with its grant: new token, fresh ttl, same attempt."""
+    return grant(bead, old, worker_id, worker_name, token, old.ttl_ms, now_ms)._replace(attempt=old.attempt)
 
 
 def is_due(lease: Lease, now_ms: int) -> bool:

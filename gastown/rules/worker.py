@@ -36,8 +36,8 @@ def check_owner(credential: Credential, owner: str) -> None:
         raise Refused("forbidden", "this worker was registered with another credential", needs="admin")
 
 
-def check_known(worker: Worker | None, now_ms: int, policy: Policy) -> Worker:
+def check_known(worker: Worker | None, last_seen_ms: int, now_ms: int, policy: Policy) -> Worker:
     """The registration, or the refusal that tells the agent to register again."""
-    if worker is None or worker.gone_ms is not None or now_ms - worker.last_seen_ms >= policy.gone_ms:
+    if worker is None or worker.gone_ms is not None or now_ms - last_seen_ms >= policy.gone_ms:
         raise Refused("worker_unknown", "this worker_id is not registered (any more): call worker.register")
     return worker
