@@ -56,6 +56,7 @@ class Decided:
     dirty: bool = False
     events: list[tuple[Any, str | None]] = field(default_factory=list)
     token_high: int = 0
+    lapses: int = 0
     rows: int = 0
 
 
@@ -67,6 +68,7 @@ class Coordinator:
         self.token_high = store.tip.token_high
         self.draining = False
         self.storage_low = False
+        self.watched = False  # somebody reads the events of each turn
         self.requests_max = requests_max
         self._requests = 0
         self._day = 0
@@ -156,7 +158,9 @@ class Coordinator:
             self.store.run_each(query, [(key, *kept) for key, kept in turn.replays.items()])
         done.tip = turn.save()
         done.token_high = turn.token_high
-        done.events = [(event, self._id_of(turn, event.n)) for event in turn.events]
+        if self.watched:
+            done.events = [(event, self._id_of(turn, event.n)) for event in turn.events]
+        done.lapses = turn.lapses
         return done
 
     def _id_of(self, turn: Turn, n: int | None) -> str | None:

@@ -289,9 +289,8 @@ class Engine:
             stream = [StreamEvent(event, bead_id) for event, bead_id in decided.events]
             for callback in list(self._subscribers.values()):
                 callback(stream)
-        lapses = sum(1 for event, _ in decided.events if event.kind == "lapsed")
-        if lapses:
-            self.metrics.expired(lapses)
+        if decided.lapses:
+            self.metrics.expired(decided.lapses)
 
     def _answer(self, decided: Decided) -> None:
         for unit, outcomes in decided.replies:
@@ -525,10 +524,12 @@ class Engine:
         """`callback` is called on the loop with the events of each commit."""
         self._subscriptions += 1
         self._subscribers[self._subscriptions] = callback
+        self.coordinator.watched = True
         return self._subscriptions
 
     def unsubscribe(self, key: int) -> None:
         self._subscribers.pop(key, None)
+        self.coordinator.watched = bool(self._subscribers)
 
     async def events_since(self, seq: int, limit: int = EVENTS_PAGE_MAX) -> list[StreamEvent]:
         """Committed events after `seq`, oldest first."""

@@ -107,7 +107,10 @@ class ReadyIndex:
     def _drop(self, entry: Entry) -> None:
         del self.entries[entry.n]
         if entry.issue_type not in EXCLUDED_TYPES:
-            self.order.remove(entry)
+            if self.order[0] is entry:
+                self.order.pop(0)
+            else:
+                self.order.remove(entry)
         for part in self.parts.values():
             if entry.n in part.members:
                 part.order.remove(entry)
@@ -134,6 +137,10 @@ class ReadyIndex:
         if facet.kind in ("rig", "issue_type"):
             return (entry for entry in self.entries.values() if getattr(entry, facet.kind) == facet.value)
         return (self.entries[n] for n in self._members_of(facet) if n in self.entries)
+
+    def first(self) -> Entry | None:
+        """The head of the line for a claim without a filter."""
+        return self.order[0] if self.order else None
 
     def candidates(self, asked: Filter) -> Iterator[Entry]:
         """Every entry the filter admits, in dispatch order. Do not change the index while reading."""

@@ -63,6 +63,9 @@ def state_of(bead: Bead, lease: Lease | None) -> str:
 
 def derive(bead: Bead, around: Around, now: Now, since_ms: int) -> Bead:
     """Decide the derived columns anew. `since_ms` becomes ready_since if the bead was not ready before."""
+    hindered = int(around.hindered)
+    if bead.status in ("tombstone", "closed"):
+        return bead._replace(ended=1, hindered=hindered, state=bead.status, ready_ms=None, wake_ms=None)
     waiting = around.hindered or around.held_above
     defer_ms = max(bead.defer_ms or 0, around.parent_defer_ms)
     backoff_ms = bead.not_before_ms or 0
@@ -81,10 +84,10 @@ def derive(bead: Bead, around: Around, now: Now, since_ms: int) -> Bead:
     wake_ms = defer_ms if deferred else backoff_ms if backing_off else None
     return bead._replace(
         ended=int(bead.status in ENDED),
-        hindered=int(around.hindered),
+        hindered=hindered,
         state=state,
         ready_ms=ready_ms,
-        wake_ms=None if bead.status in ("tombstone", "closed") else wake_ms,
+        wake_ms=wake_ms,
     )
 
 

@@ -6,7 +6,7 @@ and unsettled; the deadline only permits reassignment. A function that refuses h
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from ..model import Bead, Lease, Policy, Refused
 from .bead import state_of
@@ -97,19 +97,20 @@ def revive(bead: Bead) -> Bead:
     return bead._replace(losses=max(0, bead.losses - 1))
 
 
-def settled(bead: Bead, lease: Lease, end: str) -> Bead:
+def settled(bead: Bead, lease: Lease, end: str, status: str, assignee: str | None = None, **more: Any) -> Bead:
     """The grant is over by its own holder; a loss that had lapsed is taken back. ready_since starts anew."""
     losses = max(0, bead.losses - 1) if lease.lapsed else bead.losses
-    return bead._replace(losses=losses, last_token=lease.token, last_end=end, ready_ms=None)
+    return bead._replace(
+        losses=losses, last_token=lease.token, last_end=end, ready_ms=None, status=status, assignee=assignee, **more
+    )
 
 
 def complete(bead: Bead, lease: Lease, reason: str, closed_at: str) -> Bead:
-    done = settled(bead, lease, "completed")
-    return done._replace(status="closed", assignee=lease.worker_name, closed_at=closed_at, close_reason=reason)
+    return settled(bead, lease, "completed", "closed", lease.worker_name, closed_at=closed_at, close_reason=reason)
 
 
 def release(bead: Bead, lease: Lease) -> Bead:
-    return settled(bead, lease, "released")._replace(status="open", assignee=None)
+    return settled(bead, lease, "released", "open")
 
 
 def backoff_ms(failures: int, policy: Policy) -> int:
@@ -119,16 +120,16 @@ def backoff_ms(failures: int, policy: Policy) -> int:
 
 def fail(bead: Bead, lease: Lease, retryable: bool, now_ms: int, policy: Policy) -> tuple[Bead, bool]:
     """-> the bead, and whether it is dead-lettered now."""
-    failed = settled(bead, lease, "failed")
-    failed = failed._replace(failures=failed.failures + 1, assignee=None)
-    if not retryable or failed.failures >= policy.failures_max:
-        return failed._replace(status="blocked", not_before_ms=None), True
-    return failed._replace(status="open", not_before_ms=now_ms + backoff_ms(failed.failures, policy)), False
+    failures = bead.failures + 1
+    if not retryable or failures >= policy.failures_max:
+        return settled(bead, lease, "failed", "blocked", failures=failures, not_before_ms=None), True
+    retry_at_ms = now_ms + backoff_ms(failures, policy)
+    return settled(bead, lease, "failed", "open", failures=failures, not_before_ms=retry_at_ms), False
 
 
 def block(bead: Bead, lease: Lease, by_edges: bool) -> Bead:
     """by_edges: stays open and waits; else status blocked until somebody updates or reopens it."""
-    return settled(bead, lease, "blocked")._replace(status="open" if by_edges else "blocked", assignee=None)
+    return settled(bead, lease, "blocked", "open" if by_edges else "blocked")
 
 
 def end_by_others(bead: Bead, lease: Lease, end: str) -> Bead:
