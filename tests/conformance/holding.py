@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .town import Town
+from .town import Town, until
 
 TTL_MS = 300  # short, yet long enough for a few calls on a busy machine
 LONG_MS = 60_000
