@@ -63,7 +63,7 @@ SERVICE: Final = (
     Setting("prefix", "text", "how minted ids begin; empty: the ledger's most frequent, else the folder", default=""),
     Setting("connections_max", "connections", "open at once; beyond, 503", 16, 65_536, 4_096),
     Setting("connections_per_credential", "connections", "TCP connections of one token; beyond, 503", 1, 65_536, 64),
-    Setting("requests_max", "rows", "request ids kept for replays; when full: 1006", 1_000, 10**9, 4_000_000),
+    Setting("requests_max", "rows", "request ids kept, 2 KB each; when full: 1006", 1_000, 10**9, 1_000_000),
     Setting("storage_low_bytes", "bytes", "with less disk free, creates are refused", 0, 1 << 40, 64 << 20),
     Setting("log_level", "word", "the least that is logged: " + ", ".join(LOG_LEVELS), default="info"),
 )  # fmt: skip

@@ -158,6 +158,18 @@ def test_next_waits_for_work_and_wakes(town: Town) -> None:
     assert bead_id in says(waiting[0])
 
 
+def test_a_waiting_next_survives_a_crash_of_the_daemon(town: Town) -> None:
+    waiting: list[Ended] = []
+    thread = threading.Thread(target=lambda: waiting.append(town.run("next", "--worker", "w", "--wait", "60")))
+    thread.start()
+    until(lambda: town.call("worker.list")["workers"])
+    town.kill9()
+    town.start()
+    bead_id = town.bead()["id"]
+    thread.join(25)
+    assert bead_id in says(waiting[0])
+
+
 def test_several_leases_and_one_of_them_meant(town: Town) -> None:
     one, two = sorted(bead["id"] for bead in town.beads({"title": "1"}, {"title": "2"}))
     assert len(told(town, "next", "--worker", "w", "--limit", "5")["claims"]) == 2
