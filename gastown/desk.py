@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections import deque
 from collections.abc import Callable
 from email.utils import formatdate
@@ -154,7 +153,7 @@ class Desk:
         wrong = Fault(401, "wrong token", kind="unauthenticated")
         if unix:
             return wrong
-        now = time.monotonic()
+        now = self.clock()
         while self._wrong and self._wrong[0] <= now - WRONG_TOKENS_S:
             self._wrong.popleft()
         if len(self._wrong) < WRONG_TOKENS_MAX:

@@ -165,7 +165,7 @@ class Door(asyncio.Protocol):
         """Closes behind the last reply. Input nobody read would reset it on its way, so then we wait for the peer."""
         if self.phase >= LINGER:
             return
-        unread = self.buffer or self.begun or self.phase in (BODY, UPLOAD)
+        unread = bool(self.buffer) or self.begun or self.phase in (BODY, UPLOAD)
         self.phase = LINGER
         self.deadline = self.desk.clock() + (WRITE_S if self.unsent() else LINGER_S)
         self.buffer.clear()

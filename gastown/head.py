@@ -130,6 +130,8 @@ def beginning(raw: bytes) -> Fault | None:
         return Fault(431, "head too long")
     if raw.count(b"\n") > HEADER_LINES_MAX + 1:
         return Fault(431, "too many headers")
+    if raw.startswith(b"\n"):
+        return Fault(400, "bad framing")  # llhttp forgives it
     try:
         httptools.HttpRequestParser(_Reader()).feed_data(raw)
     except httptools.HttpParserError as error:
@@ -143,6 +145,8 @@ def read(raw: bytes, names: Names) -> Head:
     parser = httptools.HttpRequestParser(reader)
     if len(raw) > HEAD_BYTES_MAX:
         return _turned_away("", Fault(431, "head too long"))
+    if raw.startswith(b"\n"):
+        return _turned_away("", Fault(400, "bad framing"))
     try:
         parser.feed_data(raw)
     except httptools.HttpParserUpgrade:
@@ -154,7 +158,7 @@ def read(raw: bytes, names: Names) -> Head:
     if len(reader.headers) > HEADER_LINES_MAX:
         return _turned_away("", Fault(431, "too many headers"))
     verb = parser.get_method().decode("ascii")
-    return _judge(verb, parser.get_http_version(), parser.should_keep_alive(), reader, names)
+    return _judge(verb, parser.get_http_version(), reader, names)
 
 
 def _misframed(raw: bytes, error: Exception) -> Fault:
@@ -173,7 +177,7 @@ def _turned_away(verb: str, fault: Fault) -> Head:
     return Head(verb, "", b"", 0, None, False, False, (), None, fault)
 
 
-def _judge(verb: str, version: str, keep_alive: bool, reader: _Reader, names: Names) -> Head:
+def _judge(verb: str, version: str, reader: _Reader, names: Names) -> Head:
     headers = dict(reader.headers)
     path, query, fault = _target(reader.target, headers.get(b"host", b""))
     route = ROUTES.get(path)
@@ -193,11 +197,17 @@ def _judge(verb: str, version: str, keep_alive: bool, reader: _Reader, names: Na
         query,
         CHUNKED if b"transfer-encoding" in headers else int(headers.get(b"content-length", b"0")),
         headers.get(b"authorization"),
-        keep_alive,
+        _keeps_alive(version, reader.headers),
         b"expect" in headers,
         tuple(reader.headers),
         route,
     )
+
+
+def _keeps_alive(version: str, pairs: list[tuple[bytes, bytes]]) -> bool:
+    said = b",".join(value for name, value in pairs if name == b"connection").lower()
+    wishes = {part.strip() for part in said.split(b",")}
+    return b"close" not in wishes and (version == "1.1" or b"keep-alive" in wishes)
 
 
 def _framing(version: str, pairs: list[tuple[bytes, bytes]], headers: dict[bytes, bytes]) -> Fault | None:

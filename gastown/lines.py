@@ -44,6 +44,7 @@ class Lines(asyncio.Protocol):
         self.under_way: dict[int, tuple[Unit | None, Envelope]] = {}
         self.count = 0
         self.last = False  # nothing more is read; ends once everything is answered
+        self.eof = False  # the peer sends no more
         self.lingering = False
         self.paused = False
         self.full = False
@@ -70,7 +71,7 @@ class Lines(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer sends no more. What would be stranded is not sent to it, the rest is."""
-        self.last = True
+        self.last = self.eof = True
         self.buffer.clear()
         self.deadline = math.inf
         for number, (unit, envelope) in list(self.under_way.items()):
@@ -119,7 +120,10 @@ class Lines(asyncio.Protocol):
         if self.paused:
             self.paused = False
             self.transport.resume_reading()
-        self.transport.write_eof()
+        if self.eof:
+            self.transport.close()
+        else:
+            self.transport.write_eof()
 
     def overdue(self) -> None:
         self.deadline = math.inf
