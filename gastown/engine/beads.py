@@ -248,7 +248,7 @@ def undepend(turn: Turn, _: Credential, params: dict[str, Any]) -> dict[str, Any
 
 def _change_edges(turn: Turn, kind: str, bead: Bead, shape: record.Shape, edge: Edge) -> None:
     turn.change(kind, bead, shape=shape, data={"to": edge.dst, "edge": edge.kind})
-    turn.touch_edges(bead.n)
+    turn.touch_edges(bead.n, parents=edge.kind == "parent-child")
     if edge.kind == "parent-child":
         turn.touch_waiters_on(edge.dst)
     turn.ripple()

@@ -182,26 +182,26 @@ class Coordinator:
 
     def _unit(self, turn: Turn, unit: Unit, done: Decided) -> None:
         if not unit.batch:
-            outcome = self._call(turn, unit, unit.calls[0])
+            outcome = self._call(turn, unit, unit.calls[0], done)
             if outcome is not None:
                 done.replies.append((unit, [outcome]))
             return
-        outcomes = [self._call(turn, unit, call) for call in unit.calls]
+        outcomes = [self._call(turn, unit, call, done) for call in unit.calls]
         done.replies.append((unit, [outcome for outcome in outcomes if outcome is not None]))
 
-    def _call(self, turn: Turn, unit: Unit, call: Any) -> Outcome | None:
+    def _call(self, turn: Turn, unit: Unit, call: Any, done: Decided) -> Outcome | None:
         """The outcome of one call, None while it waits."""
         if call.refused is not None:
             refused: Refused = call.refused
             return refused
         try:
             if call.method in COMMANDS:
-                return self._command(turn, unit, call)
+                return self._command(turn, unit, call, done)
             return dict(READS[call.method](turn, unit.credential, call.params))
         except Refused as refused:
             return refused
 
-    def _command(self, turn: Turn, unit: Unit, call: Any) -> Outcome | None:
+    def _command(self, turn: Turn, unit: Unit, call: Any, done: Decided) -> Outcome | None:
         key = request_key(unit.credential, call.request_id) if call.request_id is not None else None
         if key is not None:
             if (twin := self.memory.line.by_key.get(key)) is not None:
@@ -213,6 +213,8 @@ class Coordinator:
         before = turn.seq
         result = COMMANDS[call.method](turn, unit.credential, call.params)
         if isinstance(result, Park):
+            result = self._seek(turn, result, done)
+        if isinstance(result, Park):
             if turn.seq > before and key is not None:
                 self._remember(turn, key, call.digest, result.base | work.nothing(turn, result.asked))
             self._park(turn, result, unit, key, call.digest)
@@ -221,6 +223,12 @@ class Coordinator:
         if key is not None and turn.seq > before:
             self._remember(turn, key, call.digest, sealed)
         return sealed
+
+    def _seek(self, turn: Turn, park: Park, done: Decided) -> dict[str, Any] | Park:
+        """What a claim finds now, after those who wait: whoever came before goes before."""
+        self._dismiss(turn, done)
+        self._serve_waiting(turn, done)
+        return work.serve(turn, park)
 
     def _check_open(self, method: str, key: bytes | None) -> None:
         if self.draining:
@@ -283,7 +291,9 @@ class Coordinator:
         for waiting, refused in turn.dismissed:
             if self.memory.line.holds(waiting):
                 self._leave(waiting)
-            answer: Outcome = refused if refused is not None else seal(turn, waiting.base | work.nothing(turn, waiting.asked))
+            answer: Outcome = (
+                refused if refused is not None else seal(turn, waiting.base | work.nothing(turn, waiting.asked))
+            )
             done.replies.append((waiting.unit, [answer]))
         turn.dismissed.clear()
 
@@ -370,7 +380,7 @@ class Coordinator:
             for _ in range(TICK_MAX):
                 if not heap or heap[0].at_ms > at_ms:
                     break
-                self._fire(turn, heapq.heappop(heap), done)
+                self._fire(turn, memory.pop_timer(heap), done)
         turn.ripple()
         if memory.recheck:
             memory.recheck = turn.recheck_some()

@@ -18,6 +18,9 @@ from ..rules.dispatch import Filter
 FACETS_MAX: Final = 64  # lists kept for filters in use; each costs one insertion per ready bead it holds
 
 
+COMMON: Final = {"rig": "", "issue_type": "task"}  # what most beads have: not worth a set of their own
+
+
 class Entry(NamedTuple):
     """A claimable bead; the first three fields are its order key."""
 
@@ -52,6 +55,7 @@ class ReadyIndex:
         self.entries: dict[int, Entry] = {}
         self.order = SortedList()
         self.parts: dict[Facet, Part] = {}
+        self.rare: dict[Facet, set[int]] = {}  # members of every rig and issue type but the common ones
         self.journal: list[tuple[Callable[[Entry], None], Entry]] = []
         self.changes = 0
         self._members_of = members_of
@@ -65,15 +69,19 @@ class ReadyIndex:
         self.entries = {entry.n: entry for entry in entries}
         self.order = SortedList(entry for entry in self.entries.values() if entry.issue_type not in EXCLUDED_TYPES)
         self.parts.clear()
+        self.rare.clear()
+        for entry in self.entries.values():
+            for facet in _rare_facets(entry):
+                self.rare.setdefault(facet, set()).add(entry.n)
         self.journal.clear()
         self.changes += 1
 
     # ------------------------------------------------------------ changes
 
-    def place(self, n: int, entry: Entry | None) -> None:
-        """Make `entry` the bead's place, None takes it out."""
+    def place(self, n: int, entry: Entry | None, relabelled: bool = False) -> None:
+        """Make `entry` the bead's place, None takes it out. `relabelled`: look its facets up anew."""
         old = self.entries.get(n)
-        if old == entry:
+        if old == entry and not relabelled:
             return
         if old is not None:
             self._drop(old)
@@ -93,6 +101,7 @@ class ReadyIndex:
 
     def forget(self, facet: Facet) -> None:
         """A bead joined or left this facet: the next filter builds its list anew."""
+        self.changes += 1
         self.parts.pop(facet, None)
 
     def _put(self, entry: Entry) -> None:
@@ -100,6 +109,8 @@ class ReadyIndex:
         self.entries[entry.n] = entry
         if entry.issue_type not in EXCLUDED_TYPES:
             self.order.add(entry)
+        for facet in _rare_facets(entry):
+            self.rare.setdefault(facet, set()).add(entry.n)
         for part in self._parts_of(entry):
             part.order.add(entry)
             part.members.add(entry.n)
@@ -111,6 +122,10 @@ class ReadyIndex:
                 self.order.pop(0)
             else:
                 self.order.remove(entry)
+        for facet in _rare_facets(entry):
+            self.rare[facet].discard(entry.n)
+            if not self.rare[facet]:
+                del self.rare[facet]
         for part in self.parts.values():
             if entry.n in part.members:
                 part.order.remove(entry)
@@ -134,7 +149,9 @@ class ReadyIndex:
         return part
 
     def _entries_of(self, facet: Facet) -> Iterable[Entry]:
-        if facet.kind in ("rig", "issue_type"):
+        if facet.kind in COMMON and facet.value != COMMON[facet.kind]:
+            return (self.entries[n] for n in self.rare.get(facet, ()))
+        if facet.kind in COMMON:
             return (entry for entry in self.entries.values() if getattr(entry, facet.kind) == facet.value)
         return (self.entries[n] for n in self._members_of(facet) if n in self.entries)
 
@@ -164,6 +181,13 @@ class ReadyIndex:
                 and (not any_label or any(entry.n in part.members for part in any_label))
             ):
                 yield entry
+
+
+def _rare_facets(entry: Entry) -> list[Facet]:
+    facets = [Facet("rig", entry.rig)] if entry.rig else []
+    if entry.issue_type != "task":
+        facets.append(Facet("issue_type", entry.issue_type))
+    return facets
 
 
 def _merged(orders: Iterable[Iterable[Entry]]) -> Iterator[Entry]:

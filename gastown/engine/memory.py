@@ -1,7 +1,7 @@
 """What the engine keeps in memory: caches of ledger rows, and what only the living know (contacts, waiting claims).
 
 Law: caches change through a turn alone and can be taken back by `undo`; a rebuild from the ledger gives the same.
-Renewals, contacts and waiting claims are not ledger facts: they survive a failed turn.
+Contacts and waiting claims are not ledger facts: they survive a failed turn.
 """
 
 from __future__ import annotations
@@ -206,8 +206,15 @@ class Memory:
         while self._undo:
             inverse, arguments = self._undo.pop()
             inverse(*arguments)
+        self._drop_unborn()
         self.index.undo()
         self.rows.clear()
+
+    def _drop_unborn(self) -> None:
+        """Timers of beads whose birth was undone must never fire."""
+        for heap in (self.timers, self.wall_timers):
+            heap[:] = [due for due in heap if due.n <= self.bead_max]
+            heapq.heapify(heap)
 
     def settle(self) -> None:
         """The turn was committed (or changed nothing): what it did stays."""
@@ -236,6 +243,8 @@ class Memory:
 
     def set_lease(self, n: int, lease: Lease | None) -> None:
         old = self.leases.get(n)
+        if lease is None and n in self.renewed:
+            self.take_renewed(n)
         self._set_lease(n, old, lease)
         self._undo.append((self._set_lease, (n, lease, old)))
         if lease is not None and not lease.lapsed:
@@ -250,6 +259,16 @@ class Memory:
         else:
             self.leases[n] = new
             self.held.setdefault(new.worker_id, set()).add(n)
+
+    def pop_timer(self, heap: list[Due]) -> Due:
+        """The earliest timer; it is there again if the turn fails."""
+        due = heapq.heappop(heap)
+        self._undo.append((heapq.heappush, (heap, due)))
+        return due
+
+    def take_renewed(self, n: int) -> None:
+        """The renewal is being written; if the turn fails it waits on."""
+        self._undo.append((self.renewed.setdefault, (n, self.renewed.pop(n))))
 
     def set_worker(self, worker: Worker | None, old: Worker | None) -> None:
         """`old` gives way to `worker`; one of them may be None."""
@@ -283,14 +302,14 @@ class Memory:
         self.index.forget(facet)
         self._undo.append((self.index.forget, (facet,)))
 
-    def place(self, bead: Bead, lease: Lease | None) -> None:
-        """Put the bead where it belongs in the ready index, and its timer."""
+    def place(self, bead: Bead, lease: Lease | None, relabelled: bool = False) -> None:
+        """Put the bead where it belongs in the ready index, and its timer. `relabelled`: its labels may be others."""
         if bead.ready_ms is None or (lease is not None and not lease.lapsed):
             entry = None
         else:
             score, created_ns, bead_id = dispatch.order_key(bead, self.policy)
             entry = Entry(score, created_ns, bead_id, bead.n, bead.issue_type, bead.rig)
-        self.index.place(bead.n, entry)
+        self.index.place(bead.n, entry, relabelled)
         if bead.wake_ms is not None:
             on_wall = bead.wake_ms != bead.not_before_ms
             heap = self.wall_timers if on_wall else self.timers
@@ -337,9 +356,8 @@ class Memory:
             elif lease is not None and not lease.lapsed:
                 if lease.until_ms <= due.at_ms:
                     return
-                heapq.heapreplace(heap, Due(lease.until_ms, "lease", due.n))
-                continue
-            heapq.heappop(heap)
+                heapq.heappush(heap, Due(lease.until_ms, "lease", due.n))
+            self.pop_timer(heap)
 
     def next_due_ms(self, wall_now_ms: int, now_ms: int) -> int | None:
         """The town time of the next timer of either clock."""

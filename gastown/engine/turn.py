@@ -149,7 +149,7 @@ class Turn:
             updated_text=updated.updated_text if updated else None,
         )
         bead = bead_rules.derive(bead, self._around(bead), self.now, self.now.ms if since_ms is None else since_ms)
-        self._put(old, bead, body, old_lease, new_lease)
+        self._put(old, bead, body, old_lease, new_lease, shape is not None)
         self._event(kind, bead, prev, worker, token, data)
         if bead.ended != old.ended or (bead.status != old.status and "tombstone" in (bead.status, old.status)):
             self._touch(bead)
@@ -181,14 +181,16 @@ class Turn:
         self._leases.setdefault(n, old.token if old else None)
         self.memory.set_lease(n, lease)
 
-    def _put(self, old: Bead, bead: Bead, body: bytes, old_lease: Lease | None, lease: Lease | None) -> None:
+    def _put(
+        self, old: Bead, bead: Bead, body: bytes, old_lease: Lease | None, lease: Lease | None, relabelled: bool = False
+    ) -> None:
         memory = self.memory
         self._was.setdefault(bead.n, old.last_seq)
         if lease is not old_lease:
             self._set_lease(bead.n, old_lease, lease)
         memory.rows.put(bead, body)
         memory.count(bead_rules.state_of(old, old_lease), bead_rules.state_of(bead, lease))
-        memory.place(bead, lease)
+        memory.place(bead, lease, relabelled)
 
     def _event(
         self,
@@ -225,6 +227,7 @@ class Turn:
 
     def renew(self, n: int, lease: Lease) -> None:
         """A plain renewal: no event, no commit of its own; written with a later one."""
+        self.memory.on_undo(self.memory.leases.__setitem__, n, self.memory.leases[n])
         self.memory.leases[n] = lease
         self.memory.renewed.setdefault(n, self.now.ms)
 
@@ -331,9 +334,11 @@ class Turn:
             if kind == "waits-for":
                 self._affect(src, True)
 
-    def touch_edges(self, n: int) -> None:
-        """The bead's own edges changed."""
+    def touch_edges(self, n: int, parents: bool) -> None:
+        """The bead's own edges changed; with its `parents` the ancestors of all below it did."""
         self._affect(n, True)
+        if parents:
+            self._below(self.row(n)[0])
 
     def recheck_some(self) -> bool:
         """Take up readiness that an earlier turn left over; -> whether there was any."""
@@ -393,7 +398,7 @@ class Turn:
         """Renewals that waited for a commit, a bounded number."""
         numbers = list(islice(self.memory.renewed, TICK_MAX))
         for n in numbers:
-            del self.memory.renewed[n]
+            self.memory.take_renewed(n)
         return [self.memory.leases[n] for n in numbers if n not in self._leases and n in self.memory.leases]
 
     def save(self) -> Tip | None:

@@ -198,7 +198,7 @@ def nothing(turn: Turn, asked: Filter) -> dict[str, Any]:
 
 
 def claim(turn: Turn, credential: Credential, params: dict[str, Any]) -> Any:
-    return serve(turn, ready_to_claim(turn, credential, params))
+    return ready_to_claim(turn, credential, params)
 
 
 # ---------------------------------------------------------------- settling
@@ -226,7 +226,7 @@ def complete(turn: Turn, credential: Credential, params: dict[str, Any]) -> Any:
     if park is None:
         return result
     park.base = result
-    return serve(turn, park)
+    return park
 
 
 def fail(turn: Turn, credential: Credential, params: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def block(turn: Turn, credential: Credential, params: dict[str, Any]) -> dict[st
     data = {"on": targets} if targets else {"reason": params["reason"]}
     blocked = lease_rules.block(bead, lease, by_edges=bool(targets))
     turn.change("blocked", blocked, None, shape, worker=lease.worker_id, token=lease.token, data=data)
-    turn.touch_edges(bead.n)
+    turn.touch_edges(bead.n, parents=False)
     turn.ripple()
     return {"bead": turn.wire(bead.n)}
 
