@@ -94,11 +94,11 @@ class Birth:
 
 def prefix(turn: Turn) -> str:
     """What minted ids begin with: the setting, else the ledger's most frequent, else the folder's name."""
-    chosen = turn.store.setting("prefix")
-    if chosen:
-        return str(chosen)
-    row = turn.store.one("prefix_counts")
-    return str(row[0]) if row and row[0] else minting.prefix_of((), str(turn.store.setting("folder") or ""))
+    if turn.memory.prefix is None:
+        row = turn.store.one("prefix_counts")
+        frequent = str(row[0]) if row and row[0] else minting.prefix_of((), str(turn.store.setting("folder") or ""))
+        turn.memory.prefix = str(turn.store.setting("prefix") or frequent)
+    return turn.memory.prefix
 
 
 def create(turn: Turn, credential: Credential, params: dict[str, Any]) -> dict[str, Any]:

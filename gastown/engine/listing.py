@@ -69,7 +69,12 @@ def listed(turn: Turn, _: Credential, params: dict[str, Any]) -> dict[str, Any]:
 def _cursor_of(turn: Turn, sort: str, n: int) -> str:
     bead, lease = turn.row(n)[0], turn.lease(n)
     updated_ns = bead.updated_ns if lease is None else max(bead.updated_ns, lease.updated_ns)
-    keys: dict[str, int | str] = {"id": bead.id, "created": bead.created_ns, "updated": updated_ns, "priority": bead.priority}
+    keys: dict[str, int | str] = {
+        "id": bead.id,
+        "created": bead.created_ns,
+        "updated": updated_ns,
+        "priority": bead.priority,
+    }
     return encode_cursor(sort, keys[sort.lstrip("-")], bead.id)
 
 

@@ -144,6 +144,7 @@ class Memory:
         self.ends: deque[tuple[int, bool]] = deque(maxlen=scale.ENDS_WINDOW)
         self.advice: tuple[int, int] | None = None  # (when it changed, what it says)
         self.bead_max = 0
+        self.prefix: str | None = None  # of minted ids, once it was looked up; an import may change it
         self.started_ms = 0
         self.recheck = False  # table recheck holds work
         self.tokens: dict[bytes, Credential] = {}  # SHA-256 of the secret -> who it is

@@ -37,6 +37,7 @@ def carry_out(turn: Turn, plan: ImportPlan) -> dict[str, Any]:
         if decision.record is not None:
             _apply(turn, decision, decision.record)
     turn.ripple(sys.maxsize)
+    turn.memory.prefix = None
     for memory in plan.memories:
         _remember(turn, memory)
     if plan.token_high > turn.token_high:
