@@ -9,6 +9,7 @@ GENERATED := \
 	docs/cli.md:gastown.cli.manual \
 	docs/wire.md:gastown.cli.reference \
 	docs/metrics.md:gastown.metrics \
+	docs/states.md:tests.rules.diagram \
 	spec/openrpc.json:gastown.openrpc
 
 .DEFAULT_GOAL := help

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ def run(town: Town, request: Request, attached: bool) -> Result:
         outcome = drive(town, request, name, attached, settled)
         town.attach()
         verdict = check(town, ids, name if attached else None, settled)
+        if not verdict.sound and not attached:
+            town.evidence = True
+            shutil.copy(settled, town.directory / "settled")
         ceiling = measure_ceiling(request, Path(folder)) if request.ceiling else None
     return Result(request, outcome, verdict, ceiling)
 
@@ -174,4 +178,5 @@ def loadtest(attach: Path | None, build: bool, body: str, as_json: bool, **optio
     else:
         print_run(result.as_dict())
     if not result.verdict.sound:
+        click.echo(f"Error: beads were lost or done twice; the ledger is in {town.directory}", err=True)
         raise SystemExit(1)

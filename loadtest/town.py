@@ -113,6 +113,7 @@ class Town:
         self.environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[bytes] | None = None
         self.daemon: dict[str, Any] = {}
+        self.evidence = False  # a scratch town that is evidence of a fault is left in place
 
     @property
     def state(self) -> Path:
@@ -191,7 +192,7 @@ class Town:
 
 @contextlib.contextmanager
 def scratch(body: str = "python", environment: Mapping[str, str] | None = None) -> Iterator[Town]:
-    """A town in a folder of its own, gone afterwards."""
+    """A town in a folder of its own, gone afterwards unless it became evidence."""
     home = Path(tempfile.mkdtemp(prefix="gastown-load-"))
     directory = home / "mill"
     directory.mkdir()
@@ -202,7 +203,8 @@ def scratch(body: str = "python", environment: Mapping[str, str] | None = None) 
     finally:
         with contextlib.suppress(TownFault):
             town.stop()
-        shutil.rmtree(home, ignore_errors=True)
+        if not town.evidence:
+            shutil.rmtree(home, ignore_errors=True)
 
 
 def bead(index: int, labels: Sequence[str] = ()) -> dict[str, Any]:

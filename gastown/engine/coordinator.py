@@ -45,6 +45,7 @@ class Unit:
     batch: bool
     deliver: Callable[[list[Outcome]], bool]
     began_s: float = 0.0
+    parked: bool = False  # its claim waited for work
 
 
 @dataclass(slots=True)
@@ -260,6 +261,7 @@ class Coordinator:
 
     def _enter(self, waiting: Waiting) -> None:
         line = self.memory.line
+        waiting.unit.parked = True
         line.add(waiting)
         self.memory.on_undo(lambda: line.remove(waiting) if line.holds(waiting) else None)
         heapq.heappush(self.memory.claim_timers, Due(waiting.until_ms, "claim", waiting.no))

@@ -95,6 +95,7 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._commit_s = 1.0
+        self._turn_began_s = 0.0
         self._pages = 0
         self._housekeeping_due = 0.0
         self._readers: set[sqlite3.Connection] = set()
@@ -235,7 +236,7 @@ class Engine:
         self._turn(units)
 
     def _turn(self, units: list[Unit]) -> None:
-        began = time.perf_counter()
+        began = self._turn_began_s = time.perf_counter()
         if self.clock.slept():
             self.coordinator.refresh_leases(self.clock.now())
         try:
@@ -297,7 +298,8 @@ class Engine:
             self._deliver(unit, outcomes)
 
     def _deliver(self, unit: Unit, outcomes: list[Outcome]) -> None:
-        took_s = time.perf_counter() - unit.began_s
+        began_s = self._turn_began_s if unit.parked else unit.began_s  # waiting for work is no latency of ours
+        took_s = time.perf_counter() - began_s
         for call, outcome in zip(unit.calls, outcomes, strict=False):
             self._measure(call.method, outcome, took_s)
         if not unit.deliver(outcomes):
