@@ -62,6 +62,7 @@ def _apply(turn: Turn, decision: Decision, fresh: record.Record) -> None:
     if old.status == "closed" and bead.status != "closed":
         bead = bead._replace(incarnation=old.incarnation + 1, failures=0, losses=0, not_before_ms=None)
     kind = "deleted" if decision.kind == "deleted" else "imported"
+    turn.touch_waiters_on_parents(bead.n)  # those it leaves, if its edges change
     turn.change(kind, bead, lease, shape, updated=fresh)
     turn.touch_edges(bead.n, parents=True)
     turn.touch_waiters_on_parents(bead.n)
