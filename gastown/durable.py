@@ -1,8 +1,8 @@
 """What stands beside the database so that a lost or cut ledger is noticed, and so that a full disk can be survived.
 
-Law: nothing here opens the database. The high-water mark `{seq, hash, token_high}` is written after each commit and synced
-once a second and on stop: start-up refuses a ledger that ends before it, or differs at it (exit 65). What stays undetectable:
-commits of the last second before a power cut that the disk dropped together with the mark.
+Law: nothing here opens the database. The high-water mark `{seq, hash, token_high}` is written after each commit and
+synced once a second and on stop: start-up refuses a ledger that ends before it, or differs at it (exit 65). What stays
+undetectable: commits of the last second before a power cut that the disk dropped together with the mark.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class HighWater:
 
 
 def wal_damage(wal: Path) -> str | None:
-    """Why the WAL must not be opened, or None. One torn commit at its end is a crash, commits beyond a bad frame are damage."""
+    """Why the WAL must not be opened, or None. A torn commit at its end is a crash, two beyond it damage."""
     try:
         data = wal.read_bytes()
     except FileNotFoundError:

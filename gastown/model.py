@@ -1,7 +1,8 @@
 """What there is: beads, leases, workers, refusals and limits.
 
 Law: plain data only. Nothing here decides, stores, waits or prints, and nothing of ours is imported.
-Every instant is an integer with its unit last in its name; town time (`*_ms`) is Unix epoch milliseconds of the ledger clock.
+Every instant is an integer with its unit last in its name; town time (`*_ms`) is Unix epoch milliseconds of the ledger
+clock.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ ERRORS: Final[dict[str, ErrorKind]] = {
 
 
 class Refused(Exception):
-    """A definite no, as data: `kind` is a key of ERRORS, `message` is for the caller, `data` what wire.md's row names."""
+    """A definite no, as data: `kind` is a key of ERRORS, `message` is for the caller, `data` what wire.md names."""
 
     def __init__(self, kind: str, message: str, **data: Any) -> None:
         super().__init__(message)

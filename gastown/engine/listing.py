@@ -1,7 +1,7 @@
 """bead.list and bead.ready: what is there, in pages that stay right while the ledger moves.
 
-Law: read only. A page is found by a keyset (the sort key and id of the last bead shown), so an unchanged bead is neither
-missed nor repeated, whatever happens to others and over restarts.
+Law: read only. A page is found by a keyset (the sort key and id of the last bead shown), so an unchanged bead is
+neither missed nor repeated, whatever happens to others and over restarts.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def heartbeat(turn: Turn, credential: Credential, params: dict[str, Any]) -> dic
             _renew(turn, n, lease, beat)
             leases.append(show_lease(turn, n))
         else:
-            lost.append(_loss(turn, n, lease, worker, beat, told))
+            lost.append(_loss(turn, n, lease, beat))
     turn.ripple()
     return {"leases": leases, "lost": _once(lost), "directives": directives(turn, worker, told)}
 
@@ -99,9 +99,7 @@ def _renew(turn: Turn, n: int, lease: Lease, beat: dict[str, Any]) -> None:
         turn.renew(n, renewed)
 
 
-def _loss(
-    turn: Turn, n: int | None, lease: Lease | None, worker: Worker, beat: dict[str, Any], told: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _loss(turn: Turn, n: int | None, lease: Lease | None, beat: dict[str, Any]) -> dict[str, Any]:
     reason = "superseded"
     same_token = lease is not None and lease.token == beat["token"]
     if n is not None and not same_token:

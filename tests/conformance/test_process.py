@@ -306,7 +306,7 @@ def test_a_long_path_moves_the_sockets_to_the_runtime_folder(bare: Town) -> None
     assert not path.exists()
 
 
-def test_two_long_paths_do_not_meet(body: str, bare: Town) -> None:
+def test_two_long_paths_do_not_meet(coordinator: str, bare: Town) -> None:
     other = Town(coordinator)
     try:
         other.env["XDG_RUNTIME_DIR"] = str(bare.home)

@@ -40,7 +40,7 @@ class Imported(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=LEDGERS, ids=lambda ledger: ledger.file)
-def imported(request: pytest.FixtureRequest, body: str, data: Path) -> Iterator[Imported]:
+def imported(request: pytest.FixtureRequest, coordinator: str, data: Path) -> Iterator[Imported]:
     """A town of its own with one of the files in it."""
     ledger: Ledger = request.param
     text = (data / ledger.file).read_text()

@@ -115,17 +115,17 @@ class House:
             self.engine,  # type: ignore[arg-type]  # it has what a desk asks for
             Metrics(), Log(self.out), lambda: self.now_s, limits or Limits(),
         )  # fmt: skip
-        self.desk.pages = Pages(self.engine, self.desk.metrics, folder).app()  # type: ignore[arg-type]
+        self.desk.pages = Pages(self.engine, self.desk.metrics, folder).app()  # type: ignore[arg-type]  # as above
         self.names = self.tcp_names = Names()
         self.peers: list[Peer] = []
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
+        running = asyncio.get_running_loop()
         self.servers = [
-            await loop.create_unix_server(lambda: Door(self.desk, self.names), str(self.folder / "http")),
-            await loop.create_unix_server(lambda: Lines(self.desk), str(self.folder / "lines")),
+            await running.create_unix_server(lambda: Door(self.desk, self.names), str(self.folder / "http")),
+            await running.create_unix_server(lambda: Lines(self.desk), str(self.folder / "lines")),
         ]
-        tcp = await loop.create_server(lambda: Door(self.desk, self.tcp_names), "127.0.0.1", 0)
+        tcp = await running.create_server(lambda: Door(self.desk, self.tcp_names), "127.0.0.1", 0)
         self.port = tcp.sockets[0].getsockname()[1]
         self.tcp_names = Names("127.0.0.1", self.port)
         self.servers.append(tcp)

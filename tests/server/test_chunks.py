@@ -45,7 +45,8 @@ def test_a_body_without_its_end_is_not_whole() -> None:
     "raw",
     [
         b"zz\r\n", b"\r\n", b"-1\r\n", b"+1\r\n", b"0x1\r\n", b"1\n", b"123456789\r\n", b"2\r\nhi!\r\n",
-        b"2\r\nhi\n0\r\n", b"1" * 300, b"0\r\nno colon\r\n\r\n", b"0\r\n folded: x\r\n\r\n", b"0\r\n" + b"X: " + b"a" * 5000,
+        b"2\r\nhi\n0\r\n", b"1" * 300, b"0\r\nno colon\r\n\r\n", b"0\r\n folded: x\r\n\r\n",
+        b"0\r\n" + b"X: " + b"a" * 5000,
     ],
 )  # fmt: skip
 def test_broken_coding(raw: bytes) -> None:

@@ -130,7 +130,7 @@ async def test_silence_ends_with_408(house: House, first: bytes) -> None:
     await until(lambda: house.desk.connections)
     await peer.writer.drain()
     (door,) = house.desk.connections
-    await until(lambda: not first or door.buffer or door.phase)  # type: ignore[attr-defined]
+    await until(lambda: not first or door.buffer or door.phase)  # type: ignore[attr-defined]  # the kind is known here
     house.pass_time(max(HEAD_S, BODY_WINDOW_S) - 0.5)
     assert door.deadline > house.now_s
     house.pass_time(1.0)

@@ -45,7 +45,7 @@ async def test_a_line_that_comes_too_slowly_is_the_last(house: House) -> None:
     peer.send(READ + b"\n" + READ[:10])
     await house.units()
     (connection,) = house.desk.connections
-    await until(lambda: connection.buffer)  # type: ignore[attr-defined]
+    await until(lambda: connection.buffer)  # type: ignore[attr-defined]  # the kind is known here
     house.pass_time(BODY_WINDOW_S + 1)
     assert (await peer.line())["error"]["code"] == 1012
     house.engine.answer(ok=True)
@@ -67,7 +67,7 @@ async def test_a_peer_is_heard_no_further_than_it_is_answered(house: House) -> N
     peer.send((READ + b"\n") * more)
     await house.units(UNDER_WAY_MAX)
     (connection,) = house.desk.connections
-    await until(lambda: connection.paused)  # type: ignore[attr-defined]
+    await until(lambda: connection.paused)  # type: ignore[attr-defined]  # the kind is known here
     assert len(house.engine.units) < more
     answered = 0
     while answered < more:
@@ -75,7 +75,7 @@ async def test_a_peer_is_heard_no_further_than_it_is_answered(house: House) -> N
         house.engine.answer(ok=True)
         await peer.line()
         answered += 1
-    assert not connection.paused  # type: ignore[attr-defined]
+    assert not connection.paused  # type: ignore[attr-defined]  # the kind is known here
 
 
 @pytest.mark.parametrize("line", [b"x" * (BODY_BYTES_MAX + 1), READ + b" " * BODY_BYTES_MAX])

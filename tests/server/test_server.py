@@ -30,7 +30,7 @@ class Running:
         listeners = [
             Listener(tcp), Listener(bind_unix(folder / "http")), Listener(bind_unix(folder / "lines"), lines=True),
         ]  # fmt: skip
-        server = Server(self.engine, Metrics(), Log(io.BytesIO()), folder)  # type: ignore[arg-type]
+        server = Server(self.engine, Metrics(), Log(io.BytesIO()), folder)  # type: ignore[arg-type]  # a stand-in with what is asked of it
         self.task = asyncio.create_task(server.run(listeners, self.shutdown, self.ready.set))
         self.peers: list[Peer] = []
 
