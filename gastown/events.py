@@ -1,7 +1,8 @@
 """GET /events: the ledger's events as they are committed, as server-sent events.
 
-Law: no gap and no repeat. A reader that names its last event is first brought up to date from the table, in pages,
-while what is committed meanwhile waits in a bounded list; when that overflows the table is asked again. A reader too
+Law: no gap and no repeat, whatever the engine tells and when: an event that is not the next one sends us to the table.
+A reader that names its last event is brought up to date from there, in pages, while what is committed meanwhile waits
+in a bounded list; when that overflows the table is asked again. A reader too
 far behind is closed and resumes by Last-Event-ID.
 """
 
@@ -46,14 +47,16 @@ class Feed:
         self.door = door
         self.engine = door.desk.engine
         self.gone = False
-        self.replaying = after is not None
-        self.sent = after or 0
+        self.replaying = False
+        self.sent = self.engine.seq if after is None else after
         self.waiting: list[StreamEvent] = []
         self.overflowed = False
         self._wake = asyncio.Event()
         self._open()
         self.key = self.engine.subscribe(self.live)
-        self.task = asyncio.get_running_loop().create_task(self._replay()) if self.replaying else None
+        self.task: asyncio.Task[None] | None = None
+        if self.sent < self.engine.seq:
+            self._catch_up()
 
     def _open(self) -> None:
         door = self.door
@@ -69,6 +72,8 @@ class Feed:
         """What a commit brought, in order."""
         if self.gone:
             return
+        if not self.replaying and events[0].seq > self.sent + 1:
+            self._catch_up()  # a turn under way while we subscribed was told to nobody
         if not self.replaying:
             self._write(events)
         elif len(self.waiting) + len(events) > WAITING_EVENTS_MAX:
@@ -86,6 +91,10 @@ class Feed:
         if self.door.unsent() > BEHIND_BYTES_MAX:
             self.door.desk.log("reader closed", why="too far behind")
             self.door.cut()
+
+    def _catch_up(self) -> None:
+        self.replaying = True
+        self.task = asyncio.get_running_loop().create_task(self._replay())
 
     async def _replay(self) -> None:
         try:
@@ -110,6 +119,8 @@ class Feed:
 
     # -- what the door tells ----------------------------------------------------------------------------------------
     def overdue(self) -> None:
+        if not self.replaying and self.sent < self.engine.seq:
+            self._catch_up()
         self.door.transport.write(b":\n\n")
         self.door.deadline = self.door.desk.clock() + HEARTBEAT_S
 

@@ -57,6 +57,21 @@ async def test_more_than_can_wait_is_read_from_the_table(house: House) -> None:
     assert await seqs(peer, last) == list(range(1, last + 1))
 
 
+@pytest.mark.parametrize("after", [None, 1])
+async def test_what_nobody_was_told_is_read_from_the_table(house: House, after: int | None) -> None:
+    """A turn that was under way when the reader subscribed: committed, but not streamed."""
+    house.engine.commit(2)
+    peer = await reader(house, after)
+    await peer.head()
+    house.engine.table += [told(3), told(4)]
+    house.engine.commit(1)
+    first = 3 if after is None else 2
+    assert await seqs(peer, 5) == list(range(first, 6))
+    house.engine.table += [told(6)]
+    house.pass_time(HEARTBEAT_S + 1)
+    assert await seqs(peer, 6) == [6], "when nothing follows, the next heartbeat finds it"
+
+
 @pytest.mark.parametrize("after", ["4", "-1", "x", "9" * 30, "1.5"])
 async def test_an_id_the_ledger_has_not_reached(house: House, after: str) -> None:
     house.engine.commit(3)
@@ -71,7 +86,7 @@ async def test_a_reader_too_far_behind_is_closed(house: House) -> None:
     await peer.head()
     peer.reader._limit = 1  # type: ignore[attr-defined]  # it stops reading its socket
     (door,) = house.desk.connections
-    while not door.transport.is_closing():  # type: ignore[attr-defined]
+    while not door.transport.is_closing():  # type: ignore[attr-defined]  # the kind is known here
         house.engine.table.append(told(house.engine.seq + 1)._replace(data=b"x" * (BEHIND_BYTES_MAX // 4)))
         for callback in list(house.engine.readers.values()):
             callback(house.engine.table[-1:])
