@@ -121,6 +121,8 @@ def line(size: int, minimum: int = 1, printable: bool = True) -> Shape:
             raise wrong("must not be empty")
         if len(value) * 4 > size and len(value.encode()) > size:
             raise over(size, "bytes")
+        if "\0" in value:
+            raise wrong("must not hold NUL")
         if printable and not (value.isascii() and value.isprintable()) and CONTROL.search(value):
             raise wrong("must not hold control characters")
         return value

@@ -196,13 +196,18 @@ class Store:
         if rows and self.run_each("bead_save", [(*b[1:], b.n, was) for was, b in rows]) != len(rows):
             raise Guarded("a bead's row changed under a decision")
 
-    def save_body(self, n: int, body: bytes, labels: Iterable[str], edges: Iterable[Edge]) -> None:
+    def add_body(self, n: int, body: bytes, labels: Sequence[str], edges: Sequence[Edge]) -> None:
         """Write a body and what is read off it."""
         self.run("body_put", n, body)
+        if labels:
+            self.run_each("label_add", [(n, label) for label in labels])
+        if edges:
+            self.run_each("edge_add", [(n, *edge) for edge in edges])
+
+    def replace_body(self, n: int, body: bytes, labels: Sequence[str], edges: Sequence[Edge]) -> None:
         self.run("labels_drop", n)
         self.run("edges_drop", n)
-        self.run_each("label_add", [(n, label) for label in labels])
-        self.run_each("edge_add", [(n, *edge) for edge in edges])
+        self.add_body(n, body, labels, edges)
 
     def seal(self, events: Sequence[Event], now_ms: int, token_high: int) -> Tip:
         """Append the events and the turn's row; the caller commits. The new tip counts once it has."""

@@ -157,16 +157,11 @@ def update(turn: Turn, credential: Credential, params: dict[str, Any]) -> dict[s
         return {"bead": turn.wire(n)}
     if lease is not None and ends:
         tell_holder(turn, bead, "changed")
-        edited = lease_rules.end_by_others(_seen(edited, bead, lease.lapsed, "status" in wanted), lease, "changed")
+        edited = lease_rules.end_by_others(edited, lease, "changed")
         lease = None
     turn.change("updated", edited, lease, shape, data={"set": sorted(wanted), "by": credential.name})
     turn.ripple()
     return {"bead": turn.wire(n)}
-
-
-def _seen(edited: Bead, before: Bead, lapsed: int, status_set: bool) -> Bead:
-    """A leased bead whose assignee alone is set goes on as an open one."""
-    return edited if status_set or lapsed else edited._replace(status="open")
 
 
 def _reshape(bead: Bead, body: bytes, changes: dict[str, Any]) -> record.Shape:

@@ -1,7 +1,7 @@
 """The one that decides: runs a turn of many calls against ledger and memory, synchronously.
 
-Law: nothing awaits while state changes. `run` leaves its transaction open with everything written; whoever called it commits
-(on any one thread) and then says `committed` or `failed`. A reply is used only after `committed`.
+Law: nothing awaits while state changes. `run` leaves its transaction open with everything written; whoever called it
+commits (on any one thread) and then says `committed` or `abort`. A reply is used only after `committed`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from ..model import RETRY_AFTER_MS_MIN, SLEEP_MS_MAX, TICK_MAX, UNIX, Credential, Policy, Refused
+from ..model import RETRY_AFTER_MS_MIN, SLEEP_MS_MAX, TICK_MAX, UNIX, Credential, Event, Policy, Refused
 from ..rules import lease as lease_rules
 from ..rules import worker as worker_rules
 from ..rules.bead import Now
@@ -38,7 +38,7 @@ Outcome = dict[str, Any] | Refused
 
 @dataclass(slots=True, eq=False)
 class Unit:
-    """What came together: one call, or a batch. `deliver` gets one outcome a call, after the commit, on the loop's thread."""
+    """What came together: a call or a batch. `deliver` gets an outcome a call, after the commit, on the loop."""
 
     calls: Sequence[Any]
     credential: Credential
@@ -55,7 +55,7 @@ class Decided:
     replies: list[tuple[Unit, list[Outcome]]] = field(default_factory=list)
     tip: Tip | None = None
     dirty: bool = False
-    events: list[tuple[Any, str | None]] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     token_high: int = 0
     lapses: int = 0
     rows: int = 0
@@ -69,7 +69,6 @@ class Coordinator:
         self.token_high = store.tip.token_high
         self.draining = False
         self.storage_low = False
-        self.watched = False  # somebody reads the events of each turn
         self.requests_max = requests_max
         self._requests = 0
         self._day = 0
@@ -108,7 +107,7 @@ class Coordinator:
     # ------------------------------------------------------------ a turn
 
     def run(self, units: Sequence[Unit], now: Now) -> Decided:
-        """Decide everything that is due and every unit, in order. A unit that breaks is answered alone with `internal`."""
+        """Decide all that is due, and every unit in order. A unit that breaks is answered alone with `internal`."""
         try:
             return self._run(units, now)
         except Exception as error:
@@ -132,7 +131,7 @@ class Coordinator:
                 raise
             decided = Decided([(unit, [broken() for _ in unit.calls])])
         done.replies += decided.replies
-        done.events += decided.events
+        done.events = [*done.events, *decided.events]
 
     def _run(self, units: Sequence[Unit], now: Now) -> Decided:
         changes = self.store.conn.total_changes
@@ -159,13 +158,16 @@ class Coordinator:
             self.store.run_each(query, [(key, *kept) for key, kept in turn.replays.items()])
         done.tip = turn.save()
         done.token_high = turn.token_high
-        if self.watched:
-            done.events = [(event, self._id_of(turn, event.n)) for event in turn.events]
+        done.events = turn.events
         done.lapses = turn.lapses
         return done
 
-    def _id_of(self, turn: Turn, n: int | None) -> str | None:
-        return None if n is None else turn.row(n)[0].id
+    def id_of(self, n: int | None) -> str | None:
+        """The id of a bead by its row number, after the commit."""
+        if n is None:
+            return None
+        row = self.memory.rows.get(n) or self.store.load(n)
+        return row[0].id
 
     def committed(self, done: Decided) -> None:
         """The transaction is on the disk: its replies may go out."""

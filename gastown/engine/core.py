@@ -1,8 +1,8 @@
 """The engine: calls queue, turns run on the loop's thread, and what may block on the disk runs on the writer thread.
 
-Law: one turn at a time. While the writer thread works (COMMIT, checkpoint, an import) no turn starts, and the loop goes on
-reading and answering what needs no turn. A reply goes out after its commit, never before. Deadlines drive the timer; there is
-no polling interval.
+Law: one turn at a time. While the writer thread works (COMMIT, checkpoint, an import) no turn starts, and the loop goes
+on reading and answering what needs no turn. A reply goes out after its commit, never before. Deadlines drive the timer;
+there is no polling interval.
 """
 
 from __future__ import annotations
@@ -287,7 +287,7 @@ class Engine:
             self.mark.write(decided.tip)
         self._pages += PAGES_PER_COMMIT + decided.rows * PAGES_PER_ROW
         if decided.events and self._subscribers:
-            stream = [StreamEvent(event, bead_id) for event, bead_id in decided.events]
+            stream = [StreamEvent(event, self.coordinator.id_of(event.n)) for event in decided.events]
             for callback in list(self._subscribers.values()):
                 callback(stream)
         if decided.lapses:
@@ -483,7 +483,7 @@ class Engine:
 
     async def verify(self) -> dict[str, Any]:
         """-> {ok, problems}; reads a snapshot of its own."""
-        return await asyncio.to_thread(self._with_reader, lambda store: verifying.verify(store))
+        return await asyncio.to_thread(self._with_reader, verifying.verify)
 
     async def export_file(self, path: Path) -> None:
         """Write the canonical export of one snapshot to `path`."""
@@ -526,17 +526,15 @@ class Engine:
         """`callback` is called on the loop with the events of each commit."""
         self._subscriptions += 1
         self._subscribers[self._subscriptions] = callback
-        self.coordinator.watched = True
         return self._subscriptions
 
     def unsubscribe(self, key: int) -> None:
         self._subscribers.pop(key, None)
-        self.coordinator.watched = bool(self._subscribers)
 
     async def events_since(self, seq: int, limit: int = EVENTS_PAGE_MAX) -> list[StreamEvent]:
         """Committed events after `seq`, oldest first."""
-        async with self._events.execute(QUERIES["events_after"], (seq, limit)) as cursor:
-            rows = await cursor.fetchall()
+        # In one step: a cursor left open between two would hold its snapshot for whoever asks next.
+        rows = await self._events.execute_fetchall(QUERIES["events_after"], (seq, limit))
         return [StreamEvent(Event._make(row[:-1]), row[-1]) for row in rows]
 
     # ------------------------------------------------------------ tokens

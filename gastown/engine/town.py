@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any, Final
 
 from .. import __version__
-from ..model import RULES, SCHEMA, Credential, Refused
+from ..model import RULES, SCHEMA, STATES, Credential, Refused
 from ..rules import scale
 from . import workers
 from .listing import decode_cursor, encode_cursor
@@ -22,6 +22,7 @@ from .work import Handler, find
 
 SECRET_BYTES: Final = 32  # 256 bits
 ALL_RIGS: Final = "*"
+WORKER_STATES: Final = ("idle", "working", "stalled", "draining", "gone")
 
 
 # ---------------------------------------------------------------- queue
@@ -65,13 +66,14 @@ def oldest_ready_age_ms(turn: Turn) -> int:
 
 def stats(turn: Turn, _: Credential, __: dict[str, Any]) -> dict[str, Any]:
     turn.flush()
-    counts = {state: beads for state, beads in sorted(turn.memory.counts.items()) if beads}
+    states = worker_counts(turn)
+    counts = {state: turn.memory.counts[state] for state in STATES}
     return {
         "beads": counts,
         "oldest_ready_age_ms": oldest_ready_age_ms(turn),
         "claim_ms": turn.claim_ms(),
-        "backpressure": counts.get("ready", 0) > turn.memory.policy.queue_depth_max,
-        "workers": dict(worker_counts(turn)),
+        "backpressure": counts["ready"] > turn.memory.policy.queue_depth_max,
+        "workers": {state: states[state] for state in WORKER_STATES},
     }
 
 

@@ -1,7 +1,8 @@
 """One turn: a single `now`, many commands, one transaction.
 
-Law: `change` is the only way an event comes to be, and an event the only way a version grows. Derived columns (readiness)
-may be rewritten without an event by `ripple`. Rows are cached and written together; graph questions see them flushed first.
+Law: `change` is the only way an event comes to be, and an event the only way a version grows. Derived columns
+(readiness) may be rewritten without an event by `ripple`. Rows are cached and written together; graph questions see
+them flushed first.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class Turn:
         )  # fmt: skip
         bead = bead_rules.derive(bead, Around(), self.now, self.now.ms)
         self.store.run("bead_add", *bead)
-        self.store.save_body(bead.n, fresh.body, fresh.labels, fresh.edges)
+        self.store.add_body(bead.n, fresh.body, fresh.labels, fresh.edges)
         memory.rows.put(bead, fresh.body)
         memory.count(None, bead.state)
         memory.place(bead, None)
@@ -141,7 +142,7 @@ class Turn:
         if shape is not None:
             body = shape.body
             bead = bead._replace(flags=shape.flags, defer_ms=shape.defer_ms, body_sha=sha(body))
-            self.store.save_body(bead.n, body, shape.labels, shape.edges)
+            self.store.replace_body(bead.n, body, shape.labels, shape.edges)
         bead = bead._replace(
             version=version + 1,
             last_seq=self.seq,

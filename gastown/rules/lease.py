@@ -6,7 +6,7 @@ and unsettled; the deadline only permits reassignment. A function that refuses h
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from ..model import Bead, Lease, Policy, Refused
 from .bead import state_of
@@ -97,16 +97,34 @@ def revive(bead: Bead) -> Bead:
     return bead._replace(losses=max(0, bead.losses - 1))
 
 
-def settled(bead: Bead, lease: Lease, end: str, status: str, assignee: str | None = None, **more: Any) -> Bead:
+def settled(
+    bead: Bead,
+    lease: Lease,
+    end: str,
+    status: str,
+    assignee: str | None = None,
+    closed_at: str | None = None,
+    close_reason: str | None = None,
+    failures: int | None = None,
+    not_before_ms: int | None = None,
+) -> Bead:
     """The grant is over by its own holder; a loss that had lapsed is taken back. ready_since starts anew."""
-    losses = max(0, bead.losses - 1) if lease.lapsed else bead.losses
     return bead._replace(
-        losses=losses, last_token=lease.token, last_end=end, ready_ms=None, status=status, assignee=assignee, **more
+        losses=max(0, bead.losses - 1) if lease.lapsed else bead.losses,
+        failures=bead.failures if failures is None else failures,
+        last_token=lease.token,
+        last_end=end,
+        ready_ms=None,
+        status=status,
+        assignee=assignee,
+        closed_at=closed_at,
+        close_reason=close_reason,
+        not_before_ms=not_before_ms,
     )
 
 
 def complete(bead: Bead, lease: Lease, reason: str, closed_at: str) -> Bead:
-    return settled(bead, lease, "completed", "closed", lease.worker_name, closed_at=closed_at, close_reason=reason)
+    return settled(bead, lease, "completed", "closed", lease.worker_name, closed_at, reason)
 
 
 def release(bead: Bead, lease: Lease) -> Bead:
@@ -122,9 +140,9 @@ def fail(bead: Bead, lease: Lease, retryable: bool, now_ms: int, policy: Policy)
     """-> the bead, and whether it is dead-lettered now."""
     failures = bead.failures + 1
     if not retryable or failures >= policy.failures_max:
-        return settled(bead, lease, "failed", "blocked", failures=failures, not_before_ms=None), True
+        return settled(bead, lease, "failed", "blocked", failures=failures), True
     retry_at_ms = now_ms + backoff_ms(failures, policy)
-    return settled(bead, lease, "failed", "open", failures=failures, not_before_ms=retry_at_ms), False
+    return settled(bead, lease, "failed", "open")._replace(failures=failures, not_before_ms=retry_at_ms), False
 
 
 def block(bead: Bead, lease: Lease, by_edges: bool) -> Bead:
