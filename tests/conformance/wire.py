@@ -94,12 +94,17 @@ class Connection:
 
     def readable(self, for_s: float) -> bool:
         """Whether bytes, or the end of the stream, arrive within `for_s` seconds."""
-        return bool(self.buffer or self.sock.fileno() < 0 or select.select([self.sock], [], [], for_s)[0])
+        return bool(self.buffer or self.sock.fileno() < 0 or self._arrives(for_s))
+
+    def _arrives(self, within_s: float) -> bool:
+        waiting = select.poll()  # select() knows no descriptor above 1,023, and a full house has more
+        waiting.register(self.sock, select.POLLIN)
+        return bool(waiting.poll(within_s * 1000))
 
     def _fill(self, deadline: float) -> bool:
         """Reads once; False at the end of the stream."""
         left = deadline - time.monotonic()
-        if left <= 0 or not select.select([self.sock], [], [], left)[0]:
+        if left <= 0 or not self._arrives(left):
             raise TimeoutError(f"nothing more came after {self.buffer[:200]!r}")
         chunk = self.sock.recv(CHUNK)
         self.buffer += chunk
