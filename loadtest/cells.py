@@ -154,7 +154,7 @@ def measure_cell(
 ) -> Sample:
     system.top_up(measure.backlog + measure.pairs)
     plan = replace(system.plan(door, workers), pairs=measure.pairs, seconds=measure.seconds)
-    outcome = generator.run(replace(plan, **(changes or {})))  # type: ignore[arg-type]
+    outcome = generator.run(replace(plan, **(changes or {})))  # type: ignore[arg-type]  # names of Plan  # fields of a plan
     system.remaining -= outcome.granted
     return sample_of(outcome, number)
 

@@ -215,7 +215,7 @@ def silence(_connection: Connection, _beat: int) -> None:
 def drip(data: bytes) -> Feeder:
     def feed(connection: Connection, beat: int) -> None:
         with contextlib.suppress(OSError):
-            connection.send(data[beat % len(data) :][:1])
+            connection.send(data[(beat - 1) % len(data) :][:1])  # the first beat is 1
 
     return feed
 
