@@ -401,7 +401,7 @@ class Coordinator:
                     self.memory.seen_ms[waiting.worker_id] = turn.now.ms
                     done.replies.append((waiting.unit, [seal(turn, waiting.base | work.nothing(turn, waiting.asked))]))
         else:
-            turn.wake(due.n, due.at_ms)
+            turn.wake(due.n)
 
     def _lapse(self, turn: Turn, n: int) -> None:
         lease = self.memory.leases.get(n)

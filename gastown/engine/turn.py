@@ -373,18 +373,16 @@ class Turn:
         if bead.hindered != old.hindered:
             self._below(bead)
 
-    def wake(self, n: int, at_ms: int) -> None:
-        """A timer of the bead came due: it, and its children, may be ready since the stated instant."""
-        self._wake_one(n, at_ms)
-        for child in self._children(self.row(n)[0]):
-            self._wake_one(child, at_ms)
-
-    def _wake_one(self, n: int, at_ms: int) -> None:
-        old, body = self.row(n)
-        bead = bead_rules.derive(old, self._around(old), self.now, min(at_ms, self.now.ms))
-        if bead != old:
-            lease = self.lease(n)
-            self._put(old, bead, body, lease, lease)
+    def wake(self, n: int) -> None:
+        """A timer of the bead came due: it, and its children, may be ready since the instant they waited for."""
+        for one in (n, *self._children(self.row(n)[0])):
+            old, body = self.row(one)
+            # the row's own instant, not the timer's: that may be one of an earlier backoff
+            since_ms = max(old.wake_ms or 0, old.not_before_ms or 0) or self.now.ms
+            bead = bead_rules.derive(old, self._around(old), self.now, min(since_ms, self.now.ms))
+            if bead != old:
+                lease = self.lease(one)
+                self._put(old, bead, body, lease, lease)
 
     # ------------------------------------------------------------ writing
 
