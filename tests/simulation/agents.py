@@ -222,6 +222,7 @@ class Planner(Agent):
         choices: list[dict[str, Any]] = [
             {"priority": self.rng.randrange(5)},
             {"priority": self.rng.randrange(5), "labels": [label for label in LABELS if self.pick(0.4)]},
+            {"labels": [label for label in LABELS if self.pick(0.4)]},
             {"labels": None},
             {"status": self.rng.choice(("open", "open", "blocked", "deferred", "pinned"))},
             {"assignee": self.rng.choice(("ann", None))},

@@ -27,7 +27,7 @@ from gastown.model import UNIX, Credential, Policy, Refused
 from gastown.protocol import Envelope, decode, encode_reply
 from gastown.rules.bead import Now
 from gastown.rules.dispatch import Filter
-from gastown.store import EpochLost, Store
+from gastown.store import EpochLost, Guarded, Store
 
 from .agents import Agent, Ask, Known, Planner, Worker
 from .checker import READING
@@ -39,6 +39,7 @@ WORKERS, PLANNERS = 5, 2
 TURN_MAX: Final = 8  # units of one turn
 TTL_LONGEST_MS: Final = 600_000  # what a caller asks for; the default is shorter
 YEARS_MS: Final = 10 * 365 * 86_400_000
+LOOK_EVERY: Final = 40  # steps between two looks at the caches
 CALM_ROUNDS: Final = 40  # claims of a hundred beads each, after the faults
 
 
@@ -230,16 +231,20 @@ class World:
             self.faults.append(traceback.format_exc())
             self.deliver(Decided([(unit, [Refused("internal", "broken") for _ in unit.calls]) for unit in units]))
             return
-        if not decided.dirty:
+        if decided.dirty:
+            self.end_turn(decided, units)
+        else:
             self.deliver(decided)
-            return
+
+    def end_turn(self, decided: Decided, units: list[Unit]) -> None:
+        """Commit and answer; or the process dies on this or that side of the commit, or the disk is full."""
         fate = 1.0 if self.calm else self.rng.random()
         if fate < 0.02:
             self.crash()
         elif fate < 0.04:
             self.coordinator.store.commit()
             self.crash()
-        elif fate < 0.06:
+        elif fate < (0.2 if decided.lapses else 0.07):
             self.full(units)
         else:
             self.commit(decided)
@@ -292,13 +297,13 @@ class World:
         self.crash()
 
     def haunt(self) -> None:
-        """The daemon before this one wakes up and goes on as if nothing had been."""
+        """The daemon before this one wakes up and takes a call as if nothing had been."""
         zombie, idle = self.zombie, self.idle()
         if zombie is None or not idle:
             return
         agent = self.rng.choice(idle)
-        calls = [call for call in agent.asks(self.now().wall_ms) if call[0] not in READING]
-        sent = self.ask(agent, calls or [("queue.resume", {"rig": "r2"})])
+        calls = [call for call in agent.asks(self.now().wall_ms) if call[0] not in READING and self.pick(0.5)]
+        sent = self.ask(agent, calls or [("queue.resume", {"rig": "none such"})])
         unit = self.inbox.pop()
         try:
             decided = zombie.run([unit], self.now())
@@ -308,10 +313,8 @@ class World:
             for done, outcomes in decided.replies:
                 self.open.pop(id(done), None)
                 done.deliver(outcomes)
-        except (EpochLost, sqlite3.Error):
+        except (EpochLost, sqlite3.Error, Guarded):
             zombie.store.rollback()
-        finally:
-            self.zombie = None
         self.open.pop(id(unit), None)
         self.give_up(sent)
 
@@ -351,6 +354,8 @@ class World:
     def run(self) -> Report:
         for number in range(self.steps):
             self.step()
+            if number % LOOK_EVERY == 0:
+                self.faults += memory_faults(self.coordinator)
             if self.half_way and number == self.steps // 2:
                 self.faults += self.round_trip()[2]
         self.settle()
@@ -450,4 +455,4 @@ def memory_faults(coordinator: Coordinator) -> list[str]:
         for what, (mine, theirs) in pairs.items()
         if mine != theirs
     ]
-    return found + ([f"no timer watches the tokens {unwatched}"] if unwatched else [])
+    return found + ([f"memory: no timer watches the tokens {unwatched}"] if unwatched else [])
