@@ -21,7 +21,7 @@ from gastown.model import ERRORS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MAKEFILE = (ROOT / "Makefile").read_text()
-GENERATED = dict(re.findall(r"^\t([\w/.]+):(gastown[\w.]*)", MAKEFILE, re.MULTILINE))
+GENERATED = dict(re.findall(r"^\t([\w/.]+):([a-z][\w.]*)", MAKEFILE, re.MULTILINE))
 
 
 def name_of(path: Path) -> str:
