@@ -248,8 +248,12 @@ class Coordinator:
         if "seq" not in result:
             result = seal(turn, result)
         if key not in turn.replays:
-            self._requests += 1
+            self._count_requests(self._requests + 1)
         turn.replays[key] = (digest, orjson.dumps(result))
+
+    def _count_requests(self, kept: int) -> None:
+        self.memory.on_undo(setattr, self, "_requests", self._requests)
+        self._requests = kept
 
     # ------------------------------------------------------------ waiting claims
 
@@ -431,9 +435,10 @@ class Coordinator:
 
     def _next_day(self, now: Now) -> None:
         """Replays older than a day are dropped whole: the table of today was last filled two days ago."""
+        self.memory.on_undo(setattr, self, "_day", self._day)
         self._day = now.ms // DAY_MS
         self.store.run("request_clear_odd" if self._day % 2 else "request_clear_even")
-        self._requests = (self.store.one("request_count") or (0,))[0]
+        self._count_requests((self.store.one("request_count") or (0,))[0])
         for worker in list(self.memory.workers.values()):
             seen = worker._replace(last_seen_ms=self.memory.seen_ms.get(worker.id, worker.last_seen_ms))
             if worker_rules.is_forgotten(seen, now.ms, self.policy):

@@ -89,7 +89,11 @@ class Line:
         return len(self.by_unit)
 
     def add(self, waiting: Waiting) -> None:
-        self.by_filter.setdefault(waiting.asked, OrderedDict())[waiting.no] = waiting
+        queue = self.by_filter.setdefault(waiting.asked, OrderedDict())
+        back = bool(queue) and next(reversed(queue)) > waiting.no
+        queue[waiting.no] = waiting
+        if back:  # it was in line before: a repeated call, or a turn that failed
+            self.by_filter[waiting.asked] = OrderedDict(sorted(queue.items()))
         self.by_unit[id(waiting.unit)] = waiting
         self.by_worker[waiting.worker_id] += 1
         if waiting.key is not None:

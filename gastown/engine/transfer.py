@@ -20,6 +20,7 @@ from . import beads
 from .turn import Turn
 from .work import Handler
 
+ROWS_AT_ONCE: Final = 256  # rows of an import held in memory between two writes: a large file must not fill it
 EXPORT_BYTES_MAX: Final = REPLY_BYTES_MAX - (64 << 10)  # room for the envelope
 
 
@@ -33,9 +34,11 @@ def carry_out(turn: Turn, plan: ImportPlan) -> dict[str, Any]:
         n = turn.store.find(bead_id)
         return None if n is None else LocalBead(*turn.row(n), turn.lease(n))
 
-    for decision in plan.decisions(lookup):
+    for number, decision in enumerate(plan.decisions(lookup)):
         if decision.record is not None:
             _apply(turn, decision, decision.record)
+        if number % ROWS_AT_ONCE == 0:
+            turn.flush_and_trim()
     turn.ripple(sys.maxsize)
     turn.memory.prefix = None
     for memory in plan.memories:

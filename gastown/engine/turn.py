@@ -355,7 +355,7 @@ class Turn:
         while self._ripples and at_most:
             n, direct = self._ripples.popitem()
             at_most -= 1
-            self.flush()
+            self.flush_and_trim()
             self._recheck(n, direct)
         if self._ripples:
             self.store.run_each("recheck_add", [(n,) for n in self._ripples])
@@ -385,6 +385,11 @@ class Turn:
                 self._put(old, bead, body, lease, lease)
 
     # ------------------------------------------------------------ writing
+
+    def flush_and_trim(self) -> None:
+        """Written rows need not stay in memory."""
+        self.flush()
+        self.memory.rows.trim()
 
     def flush(self) -> None:
         """Write the changed rows, so that questions to the ledger see them."""

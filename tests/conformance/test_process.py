@@ -71,7 +71,7 @@ def once(town: Town) -> Town:
 
 
 # -- daemon.json -------------------------------------------------------------------------------------------------------
-def test_daemon_json_tells_where_and_who(town: Town, body: str) -> None:
+def test_daemon_json_tells_where_and_who(town: Town, coordinator: str) -> None:
     told = daemon_json(town)
     assert set(told) >= {"listen", "socket", "pid", "body", "epoch", "version"}
     assert town.process is not None
