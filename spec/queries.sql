@@ -335,6 +335,10 @@ ORDER BY {key} {direction}, b.id {direction};
 SELECT min(b.ready_ms) FROM bead AS b LEFT JOIN lease AS l ON l.n = b.n AND l.lapsed = 0
 WHERE b.state = 'ready' AND l.n IS NULL;
 
+-- name: last_seqs :many
+-- The last event that each bead's row or lease knows of, for verify.
+SELECT b.n, max(b.last_seq, coalesce(l.last_seq, 0)) FROM bead AS b LEFT JOIN lease AS l ON l.n = b.n;
+
 -- name: labels_all :many
 -- Every label, for verify.
 SELECT n, label FROM label ORDER BY n;

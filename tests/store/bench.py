@@ -1,4 +1,4 @@
-"""A coordinator on a ledger of its own, driven call by call, with a clock that is told the time and a disk that can fill."""
+"""A coordinator on a ledger of its own, driven call by call: a clock that is told the time, a disk that can fill."""
 
 from __future__ import annotations
 
