@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?=
+BENCH ?=
 
 # page:module, each made by `python -m module > page`; tests/test_docs.py holds the same list against the pages.
 GENERATED := \
@@ -41,8 +42,8 @@ verify: $(BIN)/gastown ## make every generated file anew; fails where one had ch
 	done
 	git diff --exit-code -- $(foreach pair,$(GENERATED),$(firstword $(subst :, ,$(pair))))
 
-bench: $(BIN)/gastown ## the coordinator beside its peers: reported, not asserted
-	$(BIN)/python -m gastown.loadtest.bench
+bench: $(BIN)/gastown ## the coordinator beside its peers: reported, not asserted (BENCH=--quick for a minute)
+	$(BIN)/python -m gastown.loadtest.bench $(BENCH)
 
 lock: $(BIN)/gastown ## pin what pyproject.toml asks for, with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv

@@ -80,7 +80,7 @@ class System:
             self.made += short
             self.remaining += short
 
-    def spawn(self, command: list[str], ready: Path) -> None:
+    def spawn(self, command: list[str], ready: Path | int) -> None:
         log = self.home / f"{self.name}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
@@ -114,13 +114,11 @@ class System:
             yield range(start, min(start + CHUNK, self.made + count))
 
 
-def connectable(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except OSError:
-            return False
-    return True
+def connectable(door: Path | int) -> bool:
+    """Whether somebody listens on a unix socket, or on a port of the loopback."""
+    family = socket.AF_INET if isinstance(door, int) else socket.AF_UNIX
+    with socket.socket(family) as probe:
+        return not probe.connect_ex(("127.0.0.1", door) if isinstance(door, int) else str(door))
 
 
 def free_port() -> int:
@@ -192,14 +190,7 @@ class Beanstalkd(System):
             self.spawn([*common, "-l", f"unix:{self.socket}"], self.socket)
             return
         self.port = free_port()
-        self.processes.append(
-            subprocess.Popen([*common, "-l", "127.0.0.1", "-p", str(self.port)], env=self.environment)
-        )
-        until = time.monotonic() + START_S
-        while socket.socket().connect_ex(("127.0.0.1", self.port)):
-            if time.monotonic() > until:
-                raise PeerFault("beanstalkd did not start")
-            time.sleep(POLL_S)
+        self.spawn([*common, "-l", "127.0.0.1", "-p", str(self.port)], self.port)
 
     def create(self, count: int) -> None:
         self.serve("unix", "-F")  # filled without syncs, then restarted with them

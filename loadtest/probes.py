@@ -190,8 +190,8 @@ def turn_times(pairs: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in TURN_METRICS:
         now = read_buckets(after, name)
-        if now is not None:
-            delta = now.since(read_buckets(before, name))
+        delta = now.since(read_buckets(before, name)) if now else None
+        if delta and delta.counts[-1]:  # a histogram nobody fed is no measurement
             found[name] = {"p95_ms": delta.quantile_ms(0.95), "mean_ms": delta.mean_ms, "count": delta.counts[-1]}
     return found
 
