@@ -76,7 +76,7 @@ def test_daemon_json_tells_where_and_who(town: Town, coordinator: str) -> None:
     assert set(told) >= {"listen", "socket", "pid", "body", "epoch", "version"}
     assert town.process is not None
     assert told["pid"] == town.process.pid
-    assert told["body"] == body
+    assert told["body"] == coordinator
     assert Path(told["socket"]).is_absolute()
     info = town.call("system.info")
     assert {key: info[key] for key in ("pid", "body", "epoch", "version")} == {
