@@ -9,8 +9,8 @@ from .targets import OURS, Found, Target, rows
 
 METHOD = """\
 One unit of work: claim the best ready bead, complete it; both acknowledged only after they are on the disk. A cell
-takes up to {pairs:,} beads, or {seconds:g} s, off a queue that keeps a backlog of at least {backlog:,} beads of about 300
-B with ten labels; W connections in a closed loop, one request in flight on each. Systems are visited in interleaved
+takes up to {pairs:,} beads, or {seconds:g} s, off a queue that keeps a backlog of at least {backlog:,} beads of about
+300 B with ten labels; W connections in a closed loop, one request in flight on each. Systems are visited in interleaved
 rounds, each started fresh in a folder of its own on the same filesystem; a figure is the median of the rounds with the
 least and the most in brackets. Ratios are formed within a round and then the median is taken. **Ratios are results;
 absolute figures are context**: they move with the disk and with what else the machine does, so the time of one
