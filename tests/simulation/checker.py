@@ -33,6 +33,7 @@ SETTLING: Final = {
 ONE_EVENT: Final = {"bead.close": "closed", "bead.reopen": "reopened", "bead.comment": "commented"}
 TRANSIENT: Final = frozenset(("draining", "backpressure", "storage_low", "rate_limited", "not_leader", "internal"))
 HOLDING: Final = frozenset(("blocks", "conditional-blocks", "parent-child"))
+CLOCK_STEP_S: Final = 0.001  # the town counts whole milliseconds
 OUR_RELEASES: Final = ("worker deregistered", "the grant could not be delivered")  # nobody called work.release
 CLAIMS: Final = frozenset(("work.claim", "work.complete"))
 
@@ -413,7 +414,7 @@ def _lapses(case: Case) -> Iterator[Broken]:
         if event["kind"] != "lapsed" or granted is None or at == len(seqs):
             continue
         t_inv, ttl_ms = case.first_try(granted)["t_inv"], ttls.get(event["token"], 0)
-        if earliest[at] < t_inv + ttl_ms / 1000:
+        if earliest[at] < t_inv + ttl_ms / 1000 - CLOCK_STEP_S:
             held_ms = round((earliest[at] - t_inv) * 1000)
             yield Broken("I14", f"{event['bead_id']} lapsed within {held_ms} ms of its claim, its ttl is {ttl_ms}")
 
