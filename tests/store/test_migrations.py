@@ -173,5 +173,5 @@ def numbers(sql: str) -> list[str]:
 
 
 def test_parameters_are_numbered_in_the_order_they_appear() -> None:
-    text = "-- name: x :one\n-- Why.\nSELECT :b, :a, :b FROM t WHERE a=:a_b;\n-- name: y :exec\n-- Why.\nDELETE FROM t;\n"
+    text = "-- name: x :one\n-- Why.\nSELECT :b, :a, :b FROM t WHERE a=:a_b;\n-- name: y :exec\nDELETE FROM t;\n"
     assert _parse_queries(text) == {"x": "SELECT ?1, ?2, ?1 FROM t WHERE a=?3", "y": "DELETE FROM t"}
