@@ -238,6 +238,7 @@ class Worker:
             except (OSError, TimeoutError):
                 pause_s = REST_MIN_S
                 self.hang_up()
+                self.fleet.look_up_target()
             except Refused as refusal:
                 if refusal.code not in AGAIN:
                     raise
@@ -284,7 +285,6 @@ class Worker:
             running = asyncio.get_running_loop()
             if self.line is not None:
                 self.fleet.counts["reconnects"] += 1
-                self.fleet.look_up_target()
             kind, _, address = self.fleet.target.partition(":")
             if kind == "unix":
                 _, self.line = await running.create_unix_connection(self.new_line, address)

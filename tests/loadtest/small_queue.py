@@ -57,10 +57,13 @@ class SmallQueue:
         self.running, self.ended = asyncio.get_running_loop(), asyncio.Event()
         http = await self.running.create_unix_server(lambda: Peer(self, "http"), self.folder / "http.sock")
         lines = await self.running.create_unix_server(lambda: Peer(self, "lines"), self.folder / "lines.sock")
+        tcp = await self.running.create_server(lambda: Peer(self, "http"), "127.0.0.1", 0)
+        self.port: int = tcp.sockets[0].getsockname()[1]
         self.listening.set()
         await self.ended.wait()
         http.close()
         lines.close()
+        tcp.close()
         for transport in list(self.transports):
             transport.abort()
 

@@ -63,6 +63,24 @@ def test_lost_replies_are_asked_for_again_with_the_same_id(tmp_path: Path, pytho
         assert [e["outcome"] for e in same][-1] == "ok"
 
 
+def test_a_daemon_on_another_port_is_found_again(tmp_path: Path, python: bool) -> None:
+    with SmallQueue(tmp_path, BEADS) as queue:
+        daemon = tmp_path / "daemon.json"
+        daemon.write_text(json.dumps({"listen": f"127.0.0.1:{queue.port}"}))
+        outcome, _ = drain(queue, python, "http", target="tcp:127.0.0.1:1", daemon_file=str(daemon))
+    assert outcome.settled == BEADS
+
+
+def test_a_unix_socket_is_not_traded_for_a_port(tmp_path: Path, python: bool) -> None:
+    with SmallQueue(tmp_path, BEADS) as queue:
+        daemon = tmp_path / "daemon.json"
+        daemon.write_text(json.dumps({"listen": f"127.0.0.1:{queue.port}"}))
+        queue.drop = lambda number: number % 10 == 0
+        outcome, _ = drain(queue, python, retry_seconds=30.0, daemon_file=str(daemon))
+    assert outcome.settled == BEADS
+    assert outcome.reconnects > 0
+
+
 def test_a_lost_reply_without_a_retry_window_ends_its_worker(tmp_path: Path, python: bool) -> None:
     with SmallQueue(tmp_path, BEADS) as queue:
         queue.drop = lambda number: number == 4

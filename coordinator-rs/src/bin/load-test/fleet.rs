@@ -450,7 +450,7 @@ impl<'p> Fleet<'p> {
 
     /// After a restart the daemon may listen on another port.
     fn look_up_address(&mut self) {
-        let Some(path) = &self.plan.daemon_file else { return };
+        let Some(path) = self.plan.daemon_file.as_ref().filter(|_| self.plan.target.starts_with("tcp:")) else { return };
         let Ok(bytes) = std::fs::read(path) else { return };
         let Ok(daemon) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return };
         if let Some(listen) = daemon.get("listen").and_then(serde_json::Value::as_str) {
