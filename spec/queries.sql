@@ -231,6 +231,10 @@ DELETE FROM request_even;
 -- The same on days of odd number.
 DELETE FROM request_odd;
 
+-- name: request_keys :many
+-- Every recorded request id, as its key.
+SELECT key FROM request_even UNION ALL SELECT key FROM request_odd;
+
 -- name: request_count :one
 -- How many replies are kept.
 SELECT (SELECT count(*) FROM request_even) + (SELECT count(*) FROM request_odd);

@@ -21,6 +21,7 @@ from ..rules.bead import Now
 from ..store import Store, Tip, is_storage_fault
 from . import beads, imports, listing, town, transfer, work, workers
 from .memory import Due, Memory, Waiting
+from .replays import SeenKeys
 from .turn import Turn
 from .work import Handler, Park
 
@@ -71,6 +72,7 @@ class Coordinator:
         self.storage_low = False
         self.requests_max = requests_max
         self._requests = 0
+        self._seen_keys = SeenKeys()
         self._day = 0
         self._line_no = 0
         self._seen_changes = -1
@@ -88,6 +90,7 @@ class Coordinator:
         self.memory.started_ms = now.ms
         self.memory.seen_ms = dict.fromkeys(self.memory.workers, now.ms)
         self._requests = (self.store.one("request_count") or (0,))[0]
+        self._seen_keys = SeenKeys(row[0] for row in self.store.scan("request_keys"))
         self._day = now.ms // DAY_MS
         turn = self.turn(now)
         self.refresh_leases(now)
@@ -209,7 +212,9 @@ class Coordinator:
         if key is not None:
             if (twin := self.memory.line.by_key.get(key)) is not None:
                 return self._take_place(turn, twin, unit, call)
-            kept = turn.replays.get(key) or self.store.one("request_get", key)
+            kept = turn.replays.get(key)
+            if kept is None and self._seen_keys.may_hold(key):
+                kept = self.store.one("request_get", key)
             if kept is not None:
                 return replayed(kept, call.digest)
         self._check_open(call.method, key)
@@ -249,6 +254,7 @@ class Coordinator:
             result = seal(turn, result)
         if key not in turn.replays:
             self._count_requests(self._requests + 1)
+            self._seen_keys.add(key)
         turn.replays[key] = (digest, orjson.dumps(result))
 
     def _count_requests(self, kept: int) -> None:
@@ -437,6 +443,7 @@ class Coordinator:
         """Replays older than a day are dropped whole: the table of today was last filled two days ago."""
         self.memory.on_undo(setattr, self, "_day", self._day)
         self._day = now.ms // DAY_MS
+        self._seen_keys = SeenKeys(row[0] for row in self.store.scan("request_keys"))  # undone, it must know them all
         self.store.run("request_clear_odd" if self._day % 2 else "request_clear_even")
         self._count_requests((self.store.one("request_count") or (0,))[0])
         for worker in list(self.memory.workers.values()):
