@@ -282,7 +282,6 @@ class Coordinator:
     def _leave(self, waiting: Waiting) -> None:
         line = self.memory.line
         line.remove(waiting)
-        self.memory.seen_ms[waiting.worker_id] = max(self.memory.seen_ms.get(waiting.worker_id, 0), 0)
         self.memory.on_undo(lambda: line.add(waiting))
 
     def _take_place(self, turn: Turn, twin: Waiting, unit: Unit, call: Any) -> Outcome | None:
