@@ -125,6 +125,8 @@ def test_the_play_ends_well(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_play_that_is_interrupted_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    # a shell without job control starts us deaf to SIGINT, and a child would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with demo(env={**os.environ, "TMPDIR": str(tmp_path)}) as running:
         children = until(lambda: found if len(found := psutil.Process(running.pid).children()) >= 6 else None, 30.0)
         running.send_signal(number)
