@@ -178,10 +178,12 @@ def close(turn: Turn, credential: Credential, params: dict[str, Any]) -> dict[st
     n = find(turn, params["id"])
     bead, lease = turn.row(n)[0], turn.lease(n)
     done = bead_rules.close(bead, turn.state(n), params["reason"], turn.now_text)
+    whose: dict[str, Any] = {}
     if lease is not None:
         tell_holder(turn, bead, "closed")
         done = lease_rules.end_by_others(done, lease, "closed")
-    turn.change("closed", done, None, data={"reason": params["reason"], "by": credential.name})
+        whose = {"worker": lease.worker_id, "token": lease.token}
+    turn.change("closed", done, None, data={"reason": params["reason"], "by": credential.name}, **whose)
     turn.ripple()
     return {"bead": turn.wire(n)}
 

@@ -17,6 +17,7 @@ from .turn import Turn
 WALK_MAX: Final = 512  # events looked at for a claim's context; a bead with more has had its ten attempts long before
 ENDS: Final = {
     "failed": "failed", "lapsed": "lapsed", "released": "released", "blocked": "blocked", "completed": "closed",
+    "closed": "closed",
 }  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def close(bead: Bead, state: str, reason: str | None, closed_at: str) -> Bead:
 
 def reopen(bead: Bead, state: str) -> Bead:
     """A new incarnation: budgets, backoff and the dead-letter label are cleared by the caller's new body."""
-    if state not in ("closed", "dead", "blocked"):
+    if state not in ("closed", "dead", "blocked") and bead.status != "blocked":  # a parked bead may be blocked too
         raise conflict(state, "only a closed, blocked or dead-lettered bead can be reopened")
     return bead._replace(
         status="open",

@@ -118,7 +118,7 @@ def settled(
         status=status,
         assignee=assignee,
         closed_at=closed_at,
-        close_reason=close_reason,
+        close_reason=bead.close_reason if close_reason is None else close_reason,
         not_before_ms=not_before_ms,
     )
 

@@ -257,3 +257,26 @@ def test_a_waiting_claim_ends_in_time_even_if_the_turn_that_was_to_end_it_failed
     bench.turn()
     assert unit in [answered for answered, _ in bench.answers]
     bench.close()
+
+
+# ---------------------------------------------------------------- what earlier attempts came to
+
+
+def outcomes(bench: Bench, worker: str) -> list[tuple[int, str]]:
+    """Token and outcome of the earlier attempts that the next grant is told of."""
+    (claim,) = bench.ok("work.claim", worker_id=worker)["claims"]
+    return [(attempt["token"], attempt["outcome"]) for attempt in claim["context"]["previous"]]
+
+
+def test_an_attempt_that_somebody_else_closed_stays_closed(bench: Bench) -> None:
+    worker = bench.worker()
+    make(bench, "b-1")
+    assert outcomes(bench, worker) == []
+    bench.ok("bead.close", id="b-1", reason="not needed")
+    bench.ok("bead.reopen", id="b-1")
+    assert outcomes(bench, worker) == [(1, "closed")]
+    bench.ok("work.release", bead_id="b-1", token=2)
+    assert outcomes(bench, worker) == [(2, "released"), (1, "closed")]
+    bench.wait(10_000)
+    assert outcomes(bench, worker) == [(3, "lapsed"), (2, "released"), (1, "closed")]
+    bench.close()
