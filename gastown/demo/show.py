@@ -24,6 +24,7 @@ from .check import Trouble
 from .git import git
 from .screen import closing, screen
 
+REMOVE_S: Final = 5.0  # for what is left of an agent to let go of its folder
 PLAY_S: Final = 90.0  # the whole work; a usual run takes 5
 
 
@@ -48,14 +49,25 @@ def run(agents: int, seed: int, keep: str | None, as_json: bool) -> int:
 @contextlib.contextmanager
 def _folder(keep: str | None) -> Iterator[Path]:
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="gastown-demo-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder).resolve()
+        scratch = Path(tempfile.mkdtemp(prefix="gastown-demo-")).resolve()
+        try:
+            yield scratch
+        finally:
+            _remove(scratch)
         return
     kept = Path(keep).resolve()
     kept.mkdir(parents=True, exist_ok=True)
     if any(kept.iterdir()):
         raise RuntimeError(f"{kept} is not empty")
     yield kept
+
+
+def _remove(folder: Path) -> None:
+    """The git of an agent that was ended may write for a moment yet: try until the folder is gone."""
+    ends_s = time.monotonic() + REMOVE_S
+    while folder.exists() and time.monotonic() < ends_s:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.01)
 
 
 def _play(folder: Path, agents: int, seed: int, as_json: bool) -> dict[str, Any]:
