@@ -316,9 +316,9 @@ class Memory:
             entry = Entry(score, created_ns, bead_id, bead.n, bead.issue_type, bead.rig)
         self.index.place(bead.n, entry, relabelled)
         if bead.wake_ms is not None:
-            on_wall = bead.wake_ms != bead.not_before_ms
-            heap = self.wall_timers if on_wall else self.timers
-            heapq.heappush(heap, Due(bead.wake_ms, "wall" if on_wall else "bead", bead.n))
+            if bead.wake_ms == bead.not_before_ms:  # a deferral may end at the same number: then both clocks are asked
+                heapq.heappush(self.timers, Due(bead.wake_ms, "bead", bead.n))
+            heapq.heappush(self.wall_timers, Due(bead.wake_ms, "wall", bead.n))
 
     # ------------------------------------------------------------ questions
 
