@@ -1,11 +1,12 @@
 """How the cost of a claim, the start and the memory grow with the ledger, from a thousand beads to a million."""
 
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,29 @@ FILTERS = {"no filter": None, "a label one in a thousand has": '{"labels_all":["
 
 
 def curve(budget_s: float, say: Callable[[str], None], sizes: Sequence[int] = SIZES) -> dict[str, Any]:
-    """For each size that fits the time budget: claim P50, daemon CPU a pair, memory; at the largest also the start."""
-    found: dict[str, Any] = {"sizes": {}}
+    """Claim P50, daemon CPU a pair and memory at each size that fits the time budget; at the largest also the start.
+
+    All sizes stand side by side and are visited in rounds, so that a busy minute falls on all of them alike.
+    """
+    found: dict[str, Any] = {}
     began = time.monotonic()
     made, created_s = 0, 0.0
-    with scratch() as town:
+    with contextlib.ExitStack() as stack:
+        towns: dict[int, Town] = {}
         for size in sizes:
-            if made and (size - made) * created_s / made > budget_s - (time.monotonic() - began):
-                found["skipped"] = f"{size:,} beads and more: creating them would take {size * created_s / made:,.0f} s"
+            expected_s = size * created_s / made if made else 0.0
+            if expected_s > budget_s - (time.monotonic() - began):
+                found["skipped"] = f"{size:,} beads and more: creating them would take {expected_s:,.0f} s"
                 break
+            towns[size] = stack.enter_context(scratch())
             started = time.monotonic()
-            seed(town, size - made, rare_every=RARE_EVERY, first=made)
-            created_s += time.monotonic() - started
-            made = size
-            found["sizes"][str(size)] = measure_size(town)
-            say(f"{size:,} beads: {found['sizes'][str(size)]}")
+            seed(towns[size], size, rare_every=RARE_EVERY)
+            made, created_s = made + size, created_s + time.monotonic() - started
+            say(f"{size:,} beads are there")
+        found |= measure_sizes(towns)
         found["created_per_s"] = made / created_s
-        found["start"] = {"beads": made, "seconds": restart_s(town)}
+        largest = max(towns)
+        found["start"] = {"beads": largest, "seconds": restart_s(towns[largest])}
     return found
 
 
@@ -47,17 +54,24 @@ def restart_s(town: Town) -> float:
     return town.start()
 
 
-def measure_size(town: Town) -> dict[str, Any]:
+def measure_sizes(towns: Mapping[int, Town]) -> dict[str, Any]:
     """Claim and release with one worker: every claim searches the whole queue again."""
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in FILTERS}
-    for _ in range(ROUNDS):
-        for name, text in FILTERS.items():
-            samples[name].append(one(town, text))
-    found: dict[str, Any] = {"memory": memory_mb(town.processes())}
-    for name, values in samples.items():
-        latencies, cpu = zip(*values, strict=True)
-        found[name] = {"claim_p50_ms": statistics.median(latencies), "cpu_us_a_pair": statistics.median(cpu)}
-    return found
+    rounds = [
+        {name: {size: one(town, text) for size, town in towns.items()} for name, text in FILTERS.items()}
+        for _ in range(ROUNDS)
+    ]
+    sizes = {str(size): {"memory": memory_mb(town.processes())} for size, town in towns.items()}
+    growth: dict[str, list[float]] = {}
+    for name in FILTERS:
+        for size in towns:
+            latencies, cpu = zip(*(samples[name][size] for samples in rounds), strict=True)
+            sizes[str(size)][name] = {
+                "claim_p50_ms": statistics.median(latencies),
+                "cpu_us_a_pair": statistics.median(cpu),
+            }
+        smallest, largest = min(towns), max(towns)
+        growth[name] = [samples[name][largest][1] / samples[name][smallest][1] for samples in rounds]
+    return {"sizes": sizes, "growth": growth}
 
 
 def one(town: Town, text: str | None) -> tuple[float, float]:

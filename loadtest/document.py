@@ -32,6 +32,9 @@ None of the peers keeps fencing tokens, replays, deadlines, histories or a hash 
 same commit.
 """
 
+FOREIGN_CPU_MAX = 0.1  # cores; more takes a visible part of the two that a small machine has
+SYNC_SPREAD_MAX = 3.0  # between the slowest and the fastest sync of a run on a disk of one's own
+
 
 def number(value: float | None) -> str:
     if value is None:
@@ -99,6 +102,20 @@ def circumstances(table: Table) -> str:
     )
 
 
+def caution(table: Table) -> str:
+    """Said when the machine was not ours alone: then no verdict of the run is settled."""
+    foreign = statistics.median([one.foreign_cpu for one in table.rounds] or [0.0])
+    syncs = [us for one in table.rounds for us in one.sync_us.values()] or [1.0]
+    why = []
+    if foreign > FOREIGN_CPU_MAX:
+        why.append(f"other processes used {foreign:.2f} cores of it (median of the rounds)")
+    if max(syncs) / min(syncs) > SYNC_SPREAD_MAX:
+        why.append(f"a sync took between {number(min(syncs))} and {number(max(syncs))} us")
+    if not why:
+        return ""
+    return f"**This run shared the machine: {'; '.join(why)}. Its verdicts are leads, not results; repeat it alone.**\n"
+
+
 def target_table(found: Found) -> str:
     return grid(
         ["target", "reached", "must", "want", ""],
@@ -129,9 +146,13 @@ def losses(found: Found) -> str:
     """Where we stay below a peer or a target, in words."""
     lines = [
         f"- {target.what}: {number(median)} {target.unit}, {word}"
-        + (f" (want {limit(target, target.want)})" if word == "must met" else f" (must {limit(target, target.must)})")
+        + (
+            f" (must {limit(target, target.must)})"
+            if word.startswith("missed")
+            else f" (want {limit(target, target.want)})"
+        )
         for target, median, _, _, word in rows(found)
-        if median is not None and (word == "missed" or (word == "must met" and target.want is not None))
+        if median is not None and word.startswith(("missed", "must met"))
     ]
     return (
         "\n".join(lines) + "\n"
@@ -178,7 +199,7 @@ def page(found: Found, facts: Mapping[str, Any], ceilings: Mapping[str, Mapping[
     """The whole page. `facts`: versions, hardware, date, options of the run."""
     parts = ["# Benchmarks\n", "Made by `make bench`; do not edit.\n", "## Method\n", METHOD.format(**facts)]
     parts += ["\n## Machine and versions\n", grid(["", ""], flat(facts["about"]))]
-    parts += ["\n## Targets\n", target_table(found), "\n## Where we lose\n", losses(found)]
+    parts += ["\n## Targets\n", caution(found.plain), "\n", target_table(found), "\n## Where we lose\n", losses(found)]
     parts += ["\n## Claim + complete, durable\n", circumstances(found.plain), "\n", rate_table(found.plain)]
     parts += ["\n", latency_table(found.plain)]
     if found.slow.rounds:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from gastown.loadtest.cells import Round, Sample, Table, cell_key
 from gastown.loadtest.check import judge
-from gastown.loadtest.document import curve_table, page, spread
+from gastown.loadtest.document import caution, curve_table, page, spread
 from gastown.loadtest.plan import Outcome
 from gastown.loadtest.probes import percentile, read_buckets
 from gastown.loadtest.report import print_run
@@ -76,9 +76,16 @@ def test_growth_compares_the_largest_ledger_with_the_smallest() -> None:
     dearer = {"claim_p50_ms": 1.0, "cpu_us_a_pair": 140.0}
     rare = "a label one in a thousand has"
     sizes = {"1000": {"no filter": cell, rare: cell}, "1000000": {"no filter": dearer, rare: cell}}
-    start = {"beads": 1_000_000, "seconds": 4.0}
-    found = Found(Table(), Table(), {"curve": {"sizes": sizes, "start": start}})
+    curve = {
+        "sizes": sizes,
+        "start": {"beads": 1_000_000, "seconds": 4.0},
+        "growth": {"no filter": [1.4], rare: [1.0, 2.0]},
+    }
+    found = Found(Table(), Table(), {"curve": curve})
     assert verdict_on(found, "claim cost") == (1.4, "met")
+    assert verdict_on(found, "the same, a label") == (1.5, "met, not in every round")
+    del sizes["1000000"]
+    assert verdict_on(found, "claim cost") == (None, "not measured")
     assert verdict_on(found, "start with 1,000,000") == (4.0, "met")
 
 
@@ -111,6 +118,15 @@ def test_the_page_says_what_was_found_and_what_was_not() -> None:
     assert "| http, W=100 | 100,000 | 90% |" in text
     assert "| wake_up, p95_ms | 12.0 |" in text
     assert "1 ms added" not in text
+
+
+def test_a_run_on_a_shared_machine_says_so() -> None:
+    quiet = Table(rounds=[Round({OURS: 100.0, BEANSTALKD: 150.0}, 0.05, 3.0)])
+    assert caution(quiet) == ""
+    busy = Table(rounds=[Round({OURS: 100.0}, 0.8, 3.0), Round({OURS: 900.0}, 0.6, 3.0)])
+    assert "0.70 cores" in caution(busy)
+    assert "between 100 and 900 us" in caution(busy)
+    assert "repeat it alone" in page(Found(busy, Table(), {}), FACTS | {"seconds": 1.0}, {})
 
 
 def test_a_curve_that_stopped_early_says_so() -> None:
